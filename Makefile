@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make` lists the targets. Building needs Go alone; the tests need root, since
+# they make network namespaces and load programs into the kernel.
+
+GO     ?= go
+CLANG  ?= clang-19
+PKGS   ?= ./...
+FUZZTIME ?= 30s
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# The race detector needs a C compiler.
+RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint generate check-generated fuzz bench bench-relay clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/spliceway (static; needs no clang)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/spliceway ./cmd/spliceway
+
+demo: build ## build a network of namespaces, run the agent in it, show it at work (root)
+	@bin/spliceway demo
+
+test: build ## run every test (root), with the race detector where gcc is there
+	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests make network namespaces and load BPF programs: run as root (sudo make test)"; exit 1; }
+	@[ -n "$(RACE)" ] || echo "make test: no gcc here, so no race detector (apt-get install gcc libc6-dev)"
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 9m $(PKGS)
+
+lint: ## gofmt, vet, staticcheck, module files, licence lines
+	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt -w these:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	@out=$$(git ls-files '*.go' '*.c' '*.h' | grep -v _bpfel.go | xargs grep -L SPDX-License-Identifier); [ -z "$$out" ] || { echo "no SPDX line in:"; echo "$$out"; exit 1; }
+
+generate: ## compile the BPF programs and regenerate what is made from source (needs $(CLANG), libbpf-dev)
+	CLANG=$(CLANG) $(GO) generate ./...
+
+check-generated: generate ## fail if what is committed is not what the sources give
+	@git diff --exit-code -- bpf docs || { echo "generated files differ: commit what 'make generate' made"; exit 1; }
+
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+		for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
+			echo "== $$t in $$(dirname $$f)"; \
+			$(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f) || exit 1; \
+		done; done
+
+bench: ## benchmarks of the hot paths in the process (route table, parser, dial)
+	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
+
+bench-relay: build ## the relay against a direct connection and HAProxy (root; HAPROXY=/path)
+	$(GO) run ./testenv/bench
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/spliceway/spliceway/userspace/config"
+)
+
+type checkCmd struct {
+	Files []string `arg:"" name:"FILE" help:"Files to check." type:"path"`
+}
+
+func (checkCmd) Help() string {
+	return `Each mistake is a line FILE:LINE:COLUMN: KEY: what is wrong; all of them are
+printed. Nothing is started, opened or resolved. Exit status 1 if a file has
+mistakes.`
+}
+
+// Run is the command.
+func (c checkCmd) Run(e env) error {
+	failed := false
+	for _, file := range c.Files {
+		cfg, err := config.Load(file)
+		if err != nil {
+			failed = true
+			fmt.Fprintln(e.stderr, err)
+			continue
+		}
+		fmt.Fprintf(e.stdout, "%s: ok, %d endpoints\n", file, len(cfg.Endpoints))
+	}
+	if failed {
+		return errReported
+	}
+	return nil
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent is the composition root: it turns a configuration into listeners,
+// pools, routes and engines, runs them, exchanges them on a reload and stops them.
+// It decides nothing about a single connection.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/spliceway/spliceway/userspace/admin"
+	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/proxy"
+	"github.com/spliceway/spliceway/userspace/sock"
+	"github.com/spliceway/spliceway/userspace/splice"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+)
+
+// Options of Run.
+type Options struct {
+	// ConfigFile is the path of the agent's file.
+	ConfigFile string
+	// Log takes the agent's own log, Access the access log: one line per
+	// connection.
+	Log, Access io.Writer
+	Build       telemetry.BuildInfo
+}
+
+// agent is everything that lives as long as the process.
+type agent struct {
+	file    string
+	logger  *slog.Logger
+	level   slog.LevelVar
+	metrics *telemetry.Metrics
+
+	poller    *sock.Poller
+	engine    *splice.Splicer
+	server    *proxy.Server
+	listeners *listeners
+	access    *telemetry.AccessLog
+	sink      *telemetry.AsyncWriter
+
+	config  *config.Config
+	current *generation
+	// state is why the agent is not ready, nil when it is.
+	state atomic.Pointer[string]
+}
+
+// notReady are the reasons that /readyz gives.
+var (
+	starting = "starting"
+	draining = "draining: no new connections are accepted"
+)
+
+// forcedEnd is how long connections that are cut may take to write their lines.
+const forcedEnd = 5 * time.Second
+
+// Run runs the agent until SIGTERM or SIGINT, then drains it; a second signal, or
+// the end of ctx, ends it at once. A configuration that cannot be run is an error
+// before anything is started.
+func Run(ctx context.Context, opts Options) error {
+	data, err := os.ReadFile(opts.ConfigFile)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	cfg, err := config.Parse(opts.ConfigFile, data)
+	if err != nil {
+		return err
+	}
+	// Signals count from here on: whoever sees the agent start may end it.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	a := &agent{file: opts.ConfigFile, config: cfg, metrics: telemetry.New(opts.Build)}
+	a.state.Store(&starting)
+	a.setLevel(cfg.Log.Level)
+	a.logger = slog.New(handler(cfg.Log.Format, opts.Log, &a.level))
+	if cfg.Log.Access {
+		a.sink = telemetry.NewAsyncWriter(opts.Access, a.metrics.LogLineDropped)
+		defer a.sink.Close()
+		a.access = telemetry.NewAccessLog(slog.New(handler(cfg.Log.Format, a.sink, nil)))
+	}
+	a.raiseOpenFiles(cfg.Limits.OpenFiles)
+
+	// The engine's loops keep a processor each while there is traffic. With as
+	// many again, accepting and dialling never wait for one of them to yield:
+	// the kernel shares the cores, not the Go scheduler.
+	workers := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(2 * workers)
+	if a.engine, err = splice.NewSplicer(splice.SplicerOptions{Workers: workers}); err != nil {
+		return err
+	}
+	defer func() { _ = a.engine.Close() }()
+	if a.poller, err = sock.NewPoller(); err != nil {
+		return err
+	}
+	defer func() { _ = a.poller.Close() }()
+
+	gen, err := a.build(cfg)
+	if err != nil {
+		return err
+	}
+	a.current = gen
+	defer func() { a.current.close() }()
+	a.server = proxy.NewServer(gen.snapshot, proxy.Options{Metrics: a.metrics, Access: a.access, Logger: a.logger})
+	a.listeners = newListeners(a.poller, a.logger, a.server.Serve)
+	defer a.listeners.close()
+	change, err := a.listeners.open(addresses(cfg, gen.snapshot.Table.Ports()), cfg.Timeouts.Hello)
+	if err != nil {
+		return err
+	}
+	stopAdmin, err := a.startAdmin(cfg.Admin)
+	if err != nil {
+		change.undo()
+		return err
+	}
+	defer stopAdmin()
+	watch, err := watchFile(a.file, data)
+	if err != nil {
+		change.undo()
+		return err
+	}
+	defer watch.close()
+
+	change.apply()
+	a.metrics.ConfigLoaded(len(cfg.Endpoints))
+	a.state.Store(nil)
+	a.logger.Info("ready", "version", opts.Build.Version, "endpoints", len(cfg.Endpoints),
+		"listeners", a.listeners.String(), "engine", a.engine.Name(), "admin", cfg.Admin.Address)
+	a.notify(daemon.SdNotifyReady)
+
+	for {
+		select {
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				a.reload("SIGHUP")
+				continue
+			}
+			return a.stop(ctx, s.String(), signals)
+		case <-watch.changed:
+			a.reload("file changed")
+		case <-ctx.Done():
+			return a.stop(ctx, "context", signals)
+		}
+	}
+}
+
+// stop drains: no new connections, the old ones may end by themselves for
+// Timeouts.Drain, then they are cut.
+func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) error {
+	a.state.Store(&draining)
+	a.notify(daemon.SdNotifyStopping)
+	a.logger.Info("draining", "reason", why, "open", a.server.Open(), "timeout", a.config.Timeouts.Drain.String())
+	a.listeners.close()
+
+	ctx, cancel := context.WithTimeout(ctx, a.config.Timeouts.Drain)
+	defer cancel()
+	go func() {
+		for s := range signals {
+			if s != syscall.SIGHUP {
+				cancel()
+				return
+			}
+		}
+	}()
+	if err := a.server.Wait(ctx); err != nil {
+		a.logger.Warn("cutting connections", "open", a.server.Open(), "reason", context.Cause(ctx).Error())
+		a.server.Interrupt()
+		a.engine.Abort(telemetry.EndDrain)
+		ctx, cancel := context.WithTimeout(context.Background(), forcedEnd)
+		defer cancel()
+		if err := a.server.Wait(ctx); err != nil {
+			return fmt.Errorf("stop: %d connections did not end within %s", a.server.Open(), forcedEnd)
+		}
+	}
+	a.logger.Info("stopped")
+	return nil
+}
+
+// reload exchanges the configuration, all or nothing: whatever is wrong with the
+// new one, the old one goes on.
+func (a *agent) reload(why string) {
+	a.notify(daemon.SdNotifyReloading)
+	defer a.notify(daemon.SdNotifyReady)
+	start := time.Now()
+	if err := a.exchange(); err != nil {
+		a.metrics.ConfigRefused()
+		var list config.Errors
+		if errors.As(err, &list) {
+			for _, e := range list {
+				a.logger.Error("configuration refused", "reason", why, "at", e.Pos.String(), "error", e.Error())
+			}
+			return
+		}
+		a.logger.Error("configuration refused", "reason", why, "error", err.Error())
+		return
+	}
+	a.metrics.ConfigLoaded(len(a.config.Endpoints))
+	a.logger.Info("configuration loaded", "reason", why, "endpoints", len(a.config.Endpoints),
+		"listeners", a.listeners.String(), "took", time.Since(start).String())
+}
+
+func (a *agent) exchange() error {
+	cfg, err := config.Load(a.file)
+	if err != nil {
+		return err
+	}
+	next, err := a.build(cfg)
+	if err != nil {
+		return err
+	}
+	change, err := a.listeners.open(addresses(cfg, next.snapshot.Table.Ports()), cfg.Timeouts.Hello)
+	if err != nil {
+		next.closeExcept(a.current)
+		return err
+	}
+	a.warnUnchangeable(cfg)
+	a.setLevel(cfg.Log.Level)
+	a.server.Update(next.snapshot)
+	change.apply()
+	a.current.closeExcept(next)
+	a.current, a.config = next, cfg
+	a.metrics.Retain(next.names())
+	return nil
+}
+
+// warnUnchangeable names what the new file changes in vain.
+func (a *agent) warnUnchangeable(cfg *config.Config) {
+	for _, c := range []struct {
+		key     string
+		changed bool
+	}{
+		{"admin", cfg.Admin != a.config.Admin},
+		{"log.format", cfg.Log.Format != a.config.Log.Format},
+		{"log.access", cfg.Log.Access != a.config.Log.Access},
+		{"limits.openFiles", cfg.Limits.OpenFiles != a.config.Limits.OpenFiles},
+	} {
+		if c.changed {
+			a.logger.Warn("this change takes effect at the next start", "key", c.key)
+		}
+	}
+}
+
+// startAdmin serves metrics and health. stop ends it.
+func (a *agent) startAdmin(cfg config.Admin) (stop func(), err error) {
+	if cfg.Address == "off" {
+		return func() {}, nil
+	}
+	l, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		if cfg.AddressSet {
+			return nil, fmt.Errorf("listen for admin: %w", err)
+		}
+		a.logger.Warn("running without metrics and health: the default address is taken; set admin.address",
+			"address", cfg.Address, "error", err.Error())
+		return func() {}, nil
+	}
+	srv := admin.New(admin.Options{Metrics: a.metrics.Handler(), Ready: a.ready, Pprof: cfg.Pprof, Logger: a.logger})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(l); err != nil {
+			a.logger.Error("admin server ended", "error", err.Error())
+		}
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = srv.Shutdown(ctx)
+		<-done
+	}, nil
+}
+
+func (a *agent) ready() error {
+	if why := a.state.Load(); why != nil {
+		return errors.New(*why)
+	}
+	return nil
+}
+
+// notify tells systemd, where it is there (sd_notify).
+func (a *agent) notify(state string) {
+	if state == daemon.SdNotifyReloading {
+		// Type=notify-reload wants to know since when (sd_notify(3)).
+		state += fmt.Sprintf("\nMONOTONIC_USEC=%d", monotonicMicroseconds())
+	}
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		a.logger.Warn("cannot notify systemd", "error", err.Error())
+	}
+}
+
+func (a *agent) setLevel(name string) {
+	// The configuration has checked the name.
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(name))
+	a.level.Set(l)
+}
+
+func handler(format string, w io.Writer, level slog.Leveler) slog.Handler {
+	o := &slog.HandlerOptions{Level: level}
+	if format == "text" {
+		return slog.NewTextHandler(w, o)
+	}
+	return slog.NewJSONHandler(w, o)
+}

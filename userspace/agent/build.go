@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/proxy"
+	"github.com/spliceway/spliceway/userspace/route"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/upstream"
+)
+
+// generation is what one configuration became. Pools whose description did not
+// change, and the counts of open connections, are handed on to the next one.
+type generation struct {
+	snapshot *proxy.Snapshot
+	pools    map[string]*pool // by endpoint name
+}
+
+type pool struct {
+	*upstream.Pool
+	spec   upstream.Spec
+	active *atomic.Int64
+}
+
+// Table makes the route table of a configuration; its matches are indices into
+// cfg.Endpoints.
+func Table(cfg *config.Config) (*route.Table, error) {
+	entries := make([]route.Entry, len(cfg.Endpoints))
+	for i := range cfg.Endpoints {
+		e := &cfg.Endpoints[i]
+		entries[i] = route.Entry{Port: e.Port, Name: e.ServerName, ALPN: e.ALPN, Endpoint: i}
+	}
+	return route.Build(entries)
+}
+
+// build makes a generation; it changes nothing that runs.
+func (a *agent) build(cfg *config.Config) (*generation, error) {
+	table, err := Table(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("build route table: %w", err)
+	}
+	gen := &generation{pools: make(map[string]*pool, len(cfg.Endpoints))}
+	s := &proxy.Snapshot{
+		Table: table, Endpoints: make([]*proxy.Endpoint, len(cfg.Endpoints)),
+		Refuse:         refusals(cfg.Refuse),
+		TrustedProxies: cfg.ProxyProtocol.From,
+		HelloTimeout:   cfg.Timeouts.Hello,
+		MaxHello:       cfg.Limits.HelloBytes, MaxHelloMemory: int64(cfg.Limits.HelloMemory),
+		MaxConnections: cfg.Limits.MaxConnections, MaxPerClient: cfg.Limits.MaxConnectionsPerClient,
+		AcceptRate: cfg.Limits.AcceptRate, AcceptBurst: cfg.Limits.AcceptBurst,
+	}
+	gen.snapshot = s
+	byName := make(map[string]*proxy.Endpoint, len(cfg.Endpoints))
+	for i := range cfg.Endpoints {
+		e := &cfg.Endpoints[i]
+		p := a.pool(cfg, e)
+		gen.pools[e.Name] = p
+		s.Endpoints[i] = &proxy.Endpoint{
+			Name: e.Name, Pool: p.Pool, Engine: a.engine, Active: p.active,
+			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
+			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
+			MaxConnections: e.Limits.MaxConnections,
+			Metrics:        a.metrics.Endpoint(e.Name),
+		}
+		byName[e.Name] = s.Endpoints[i]
+	}
+	s.Fallback.UnknownName = byName[cfg.Fallback.UnknownName]
+	s.Fallback.NoSNI = byName[cfg.Fallback.NoSNI]
+	s.Fallback.NotTLS = byName[cfg.Fallback.NotTLS]
+	return gen, nil
+}
+
+var proxyVersions = map[string]proxy.ProxyVersion{"v1": 1, "v2": 2}
+
+func either(own *time.Duration, general time.Duration) time.Duration {
+	if own != nil {
+		return *own
+	}
+	return general
+}
+
+// pool is the running generation's pool if it is the same, else a new one.
+func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
+	spec := poolSpec(cfg, e)
+	active := new(atomic.Int64)
+	if a.current != nil {
+		if old := a.current.pools[e.Name]; old != nil {
+			if old.spec.Equal(spec) {
+				return old
+			}
+			active = old.active
+		}
+	}
+	p := &pool{spec: spec, active: active}
+	p.Pool = upstream.New(spec, upstream.Options{
+		Dialer: a.poller, Resolver: net.DefaultResolver,
+		Logger: a.logger.With("endpoint", e.Name), Observer: a.metrics.Upstream(e.Name),
+	})
+	p.Start(context.Background())
+	return p
+}
+
+func poolSpec(cfg *config.Config, e *config.Endpoint) upstream.Spec {
+	u := &e.Upstream
+	spec := upstream.Spec{
+		Policy: policies[u.LoadBalancing], Retries: u.Retries,
+		ConnectTimeout: either(e.Timeouts.Connect, cfg.Timeouts.Connect),
+		Check: upstream.CheckSpec{
+			Type: upstream.CheckType(u.HealthCheck.Type), Interval: u.HealthCheck.Interval, Timeout: u.HealthCheck.Timeout,
+			Healthy: u.HealthCheck.HealthyThreshold, Unhealthy: u.HealthCheck.UnhealthyThreshold,
+			ServerName: u.HealthCheck.ServerName,
+		},
+		EjectAfter: u.Ejection.Failures, EjectFor: u.Ejection.Duration,
+		Refresh: u.DNS.Refresh, Family: families[u.DNS.Family],
+	}
+	for _, t := range u.All {
+		spec.Targets = append(spec.Targets, upstream.Target{Host: t.Host, Port: t.Port, Weight: t.Weight})
+	}
+	return spec
+}
+
+var (
+	policies = map[string]upstream.Policy{
+		"roundRobin":       upstream.RoundRobin,
+		"leastConnections": upstream.LeastConnections,
+		"randomTwoChoices": upstream.RandomTwoChoices,
+		"sourceHash":       upstream.SourceHash,
+	}
+	families = map[string]upstream.Family{"any": upstream.AnyFamily, "ipv4": upstream.IPv4, "ipv6": upstream.IPv6}
+)
+
+func refusals(r config.Refuse) map[telemetry.Outcome]proxy.Refusal {
+	by := map[string]proxy.Refusal{"close": proxy.Close, "reset": proxy.Reset, "alert": proxy.Alert}
+	return map[telemetry.Outcome]proxy.Refusal{
+		telemetry.OutcomeUnknownName:  by[r.UnknownName],
+		telemetry.OutcomeNoSNI:        by[r.NoSNI],
+		telemetry.OutcomeMalformed:    by[r.Malformed],
+		telemetry.OutcomeNotTLS:       by[r.NotTLS],
+		telemetry.OutcomeHelloTimeout: by[r.HelloTimeout],
+		telemetry.OutcomeTooLarge:     by[r.TooLarge],
+		telemetry.OutcomeOverLimit:    by[r.OverLimit],
+		telemetry.OutcomeDialFailed:   by[r.DialFailed],
+	}
+}
+
+// closeExcept closes the pools that other does not have.
+func (g *generation) closeExcept(other *generation) {
+	for name, p := range g.pools {
+		if other == nil || other.pools[name] != p {
+			p.Close()
+		}
+	}
+}
+
+func (g *generation) close() { g.closeExcept(nil) }
+
+func (g *generation) names() map[string]bool {
+	names := make(map[string]bool, len(g.pools))
+	for name := range g.pools {
+		names[name] = true
+	}
+	return names
+}

@@ -1,0 +1,212 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the agent's file, decoded and checked, with every default filled in.
+type Config struct {
+	// Engine moves the bytes of passthrough flows: "auto" (the best one this
+	// host and flow allow) or "splice". Default "auto".
+	Engine string `yaml:"engine"`
+	// Listen is where connections are accepted, one listener for each address
+	// and each port of the endpoints' URLs. An entry is an IPv4 or IPv6
+	// address, or a prefix ("203.0.113.0/24") all of whose addresses are
+	// served by one socket (needs BPF sk_lookup, Linux 5.9). Empty: all
+	// addresses of both families.
+	Listen []netip.Prefix `yaml:"listen"`
+	// Endpoints are the names this agent serves.
+	Endpoints []Endpoint `yaml:"endpoints"`
+	// Fallback names the endpoints that take what no endpoint's URL matches.
+	Fallback Fallback `yaml:"fallback"`
+	// Refuse says how a connection that is not routed is ended.
+	Refuse Refuse `yaml:"refuse"`
+	// ProxyProtocol says from whom a PROXY header is expected.
+	ProxyProtocol AcceptProxy `yaml:"proxyProtocol"`
+	Timeouts      Timeouts    `yaml:"timeouts"`
+	Limits        Limits      `yaml:"limits"`
+	Log           Log         `yaml:"log"`
+	Admin         Admin       `yaml:"admin"`
+}
+
+// Endpoint is one public URL and where its connections go.
+type Endpoint struct {
+	// Name identifies the endpoint in logs, metrics and fallbacks: unique,
+	// lower-case letters, digits, '-' and '.', at most 253 bytes.
+	Name string `yaml:"name"`
+	// URL is tls://NAME[:PORT]: an exact name or "*." and a suffix, which
+	// covers one or more labels. Default port 443.
+	URL string `yaml:"url"`
+	// ALPN narrows the endpoint to clients that offer one of these protocols.
+	// Several endpoints may share a URL if their ALPN lists are disjoint; the
+	// one without a list takes the rest.
+	ALPN        []string          `yaml:"alpn"`
+	Description string            `yaml:"description"`
+	Metadata    map[string]string `yaml:"metadata"`
+	// Engine overrides Config.Engine. Empty: the same.
+	Engine   string           `yaml:"engine"`
+	Upstream Upstream         `yaml:"upstream"`
+	Timeouts EndpointTimeouts `yaml:"timeouts"`
+	Limits   EndpointLimits   `yaml:"limits"`
+
+	// ServerName and Port are URL taken apart: the name in lower case, with
+	// its "*." if it is a wildcard.
+	ServerName string `yaml:"-"`
+	Port       uint16 `yaml:"-"`
+	// Pos is where the endpoint stands: file:line:column.
+	Pos Position `yaml:"-"`
+}
+
+// Upstream is where an endpoint's connections go: one URL, or several targets.
+type Upstream struct {
+	// URL is tcp://HOST:PORT or tls://HOST:PORT, which mean the same on an
+	// endpoint that does not terminate TLS: the client's bytes as they are.
+	URL     string   `yaml:"url"`
+	Targets []Target `yaml:"targets"`
+	// LoadBalancing picks among several targets: roundRobin (default),
+	// leastConnections, randomTwoChoices, sourceHash.
+	LoadBalancing string `yaml:"loadBalancing"`
+	// Retries is how many further targets are tried when a connect fails.
+	// Default 2.
+	Retries     int         `yaml:"retries"`
+	HealthCheck HealthCheck `yaml:"healthCheck"`
+	Ejection    Ejection    `yaml:"ejection"`
+	DNS         DNS         `yaml:"dns"`
+	// ProxyProtocol puts a PROXY header before the client's bytes: "" (none),
+	// "v1", "v2".
+	ProxyProtocol string `yaml:"proxyProtocol"`
+
+	// All is Targets, or the one target that URL stands for.
+	All []Target `yaml:"-"`
+}
+
+// Target is one upstream server name or address.
+type Target struct {
+	URL string `yaml:"url"`
+	// Weight is the target's share, 0 to 1000; 0 takes no new connections.
+	// Default 1.
+	Weight int `yaml:"weight"`
+
+	// Host (a DNS name or an IP address without brackets) and Port are URL
+	// taken apart.
+	Host string `yaml:"-"`
+	Port uint16 `yaml:"-"`
+}
+
+// HealthCheck is the active check of each address of each target.
+type HealthCheck struct {
+	// Type is "" (off), "tcp" (a connect) or "tls" (a whole handshake; the
+	// certificate is not verified, the bytes behind it are the clients').
+	Type     string        `yaml:"type"`
+	Interval time.Duration `yaml:"interval"` // default 5s
+	Timeout  time.Duration `yaml:"timeout"`  // default 2s
+	// HealthyThreshold and UnhealthyThreshold are how many equal results in
+	// a row change the verdict. Defaults 2 and 3.
+	HealthyThreshold   int `yaml:"healthyThreshold"`
+	UnhealthyThreshold int `yaml:"unhealthyThreshold"`
+	// ServerName is the SNI of a "tls" check. Default: the endpoint's name,
+	// or none for a wildcard endpoint.
+	ServerName string `yaml:"serverName"`
+}
+
+// Ejection takes an address out for a while after connects to it failed.
+type Ejection struct {
+	// Failures is how many failed connects in a row eject. 0: never. Default 3.
+	Failures int `yaml:"failures"`
+	// Duration is how long. Default 10s.
+	Duration time.Duration `yaml:"duration"`
+}
+
+// DNS says how host names of targets are resolved.
+type DNS struct {
+	// Refresh is the interval between two lookups of a name. Default 30s.
+	Refresh time.Duration `yaml:"refresh"`
+	// Family is "any" (default: both, happy eyeballs), "ipv4" or "ipv6".
+	Family string `yaml:"family"`
+}
+
+// Fallback names endpoints by the outcome that they take; empty: refused.
+type Fallback struct {
+	UnknownName string `yaml:"unknownName"`
+	NoSNI       string `yaml:"noSNI"`
+	NotTLS      string `yaml:"notTLS"`
+}
+
+// Refuse says, for each outcome that ends a connection, how: "close" (FIN,
+// default), "reset" (RST) or "alert" (the TLS alert that fits, then FIN).
+type Refuse struct {
+	UnknownName  string `yaml:"unknownName"`
+	NoSNI        string `yaml:"noSNI"`
+	Malformed    string `yaml:"malformed"`
+	NotTLS       string `yaml:"notTLS"` // close or reset: there is nobody to read an alert
+	HelloTimeout string `yaml:"helloTimeout"`
+	TooLarge     string `yaml:"tooLarge"`
+	OverLimit    string `yaml:"overLimit"`
+	DialFailed   string `yaml:"dialFailed"`
+}
+
+// AcceptProxy says who may, and must, send a PROXY header.
+type AcceptProxy struct {
+	// From are the trusted networks. A connection from one of them must start
+	// with a v1 or v2 header; from anywhere else it is not looked for.
+	From []netip.Prefix `yaml:"from"`
+}
+
+// Timeouts of every connection. A duration of 0 means no limit where that is said.
+type Timeouts struct {
+	Hello     time.Duration `yaml:"hello"`     // from accept to the whole ClientHello (PROXY header included); default 3s
+	Connect   time.Duration `yaml:"connect"`   // one connect to one address; default 5s
+	Idle      time.Duration `yaml:"idle"`      // no byte in either direction; default 1h; 0: none
+	HalfClose time.Duration `yaml:"halfClose"` // the same once one side has closed; default 5m; 0: none
+	Drain     time.Duration `yaml:"drain"`     // from SIGTERM to the forced end of what still runs; default 30s
+}
+
+// EndpointTimeouts override Timeouts for one endpoint; nil: the same.
+type EndpointTimeouts struct {
+	Connect   *time.Duration `yaml:"connect"`
+	Idle      *time.Duration `yaml:"idle"`
+	HalfClose *time.Duration `yaml:"halfClose"`
+}
+
+// Limits of the whole agent. 0: no limit, unless it says otherwise.
+type Limits struct {
+	MaxConnections          int `yaml:"maxConnections"`          // at once; default 0
+	MaxConnectionsPerClient int `yaml:"maxConnectionsPerClient"` // at once from one IPv4 address or one IPv6 /64; default 0
+	AcceptRate              int `yaml:"acceptRate"`              // new connections per second; default 0
+	AcceptBurst             int `yaml:"acceptBurst"`             // how many at once on top; default: AcceptRate
+	// HelloBytes is the largest ClientHello, handshake header included.
+	// Default 65536 (64 KiB), at most 65536.
+	HelloBytes int `yaml:"helloBytes"`
+	// HelloMemory bounds what all hellos together may take of the agent's
+	// memory while they are read, in bytes. Default 67108864 (64 MiB).
+	HelloMemory int `yaml:"helloMemory"`
+	// OpenFiles is the open file limit to ask for at start. Default 1048576.
+	OpenFiles int `yaml:"openFiles"`
+}
+
+// EndpointLimits of one endpoint. 0: no limit.
+type EndpointLimits struct {
+	MaxConnections int `yaml:"maxConnections"`
+}
+
+// Log says where and how the agent logs.
+type Log struct {
+	Format string `yaml:"format"` // json (default) or text
+	Level  string `yaml:"level"`  // debug, info (default), warn, error
+	// Access writes one line per connection. Default true.
+	Access bool `yaml:"access"`
+}
+
+// Admin is the HTTP server for metrics and health.
+type Admin struct {
+	// Address is host:port; "off" for none. Default 127.0.0.1:9180. If the
+	// default is taken by another process, the agent warns and runs without;
+	// an address that is set must be had.
+	Address string `yaml:"address"`
+	// Pprof serves /debug/pprof/. Default false.
+	Pprof bool `yaml:"pprof"`
+
+	// AddressSet tells whether the file has the key.
+	AddressSet bool `yaml:"-"`
+}

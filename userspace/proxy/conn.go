@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/userspace/clienthello"
+	"github.com/spliceway/spliceway/userspace/route"
+	"github.com/spliceway/spliceway/userspace/sock"
+	"github.com/spliceway/spliceway/userspace/splice"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/upstream"
+)
+
+// conn is one client connection from accept to its log line.
+type conn struct {
+	s      *Server
+	snap   *Snapshot
+	client *sock.Conn
+	rec    *telemetry.Record
+	// from and to are the ends as the client sees them: the sockets', or the
+	// PROXY header's.
+	from, to netip.AddrPort
+
+	limited  bool // counted in s.perClient
+	endpoint *Endpoint
+	dialed   *upstream.Dialed
+}
+
+// serve is the life of a connection, top to bottom: each step either goes on or
+// names the outcome that ends it.
+func (c *conn) serve() {
+	outcome := c.admit()
+	if outcome == telemetry.OutcomeRouted {
+		outcome = c.readProxyHeader()
+	}
+	if outcome == telemetry.OutcomeRouted {
+		outcome = c.admitClient()
+	}
+	var hello clienthello.Hello
+	if outcome == telemetry.OutcomeRouted {
+		outcome = c.readHello(&hello)
+	}
+	if outcome == telemetry.OutcomeRouted || outcome == telemetry.OutcomeNotTLS {
+		outcome = c.route(&hello, outcome)
+	}
+	if outcome == telemetry.OutcomeRouted {
+		outcome = c.dial()
+	}
+	if outcome != telemetry.OutcomeRouted {
+		c.refuse(outcome)
+		c.end(outcome)
+		return
+	}
+	c.splice(&hello)
+}
+
+// admit applies the limits that need no knowledge of the client.
+func (c *conn) admit() telemetry.Outcome {
+	if n := c.snap.MaxConnections; n > 0 && c.s.open.Load() > int64(n) {
+		return c.overLimit(telemetry.LimitMaxConnections)
+	}
+	if !c.s.rate.allow(c.snap.AcceptRate, c.snap.AcceptBurst) {
+		return c.overLimit(telemetry.LimitAcceptRate)
+	}
+	return telemetry.OutcomeRouted
+}
+
+// admitClient applies the limit per client, whose address is known by now.
+func (c *conn) admitClient() telemetry.Outcome {
+	if c.snap.MaxPerClient == 0 {
+		return telemetry.OutcomeRouted
+	}
+	c.limited = true
+	if c.s.perClient.add(c.from.Addr(), 1) > c.snap.MaxPerClient {
+		return c.overLimit(telemetry.LimitPerClient)
+	}
+	return telemetry.OutcomeRouted
+}
+
+func (c *conn) overLimit(l telemetry.Limit) telemetry.Outcome {
+	c.s.metrics.LimitRefused(l)
+	c.rec.Reason = l.String()
+	return telemetry.OutcomeOverLimit
+}
+
+// route finds the endpoint. read is how reading the hello ended: Routed or NotTLS.
+func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Outcome {
+	outcome, fallback := read, c.snap.Fallback.NotTLS
+	if read == telemetry.OutcomeRouted {
+		c.rec.SNI, c.rec.ALPN, c.rec.JA4, c.rec.ECH = h.ServerName, h.ALPN, h.JA4, h.ECH
+		outcome, fallback = telemetry.OutcomeNoSNI, c.snap.Fallback.NoSNI
+		if h.HasSNI {
+			outcome, fallback = telemetry.OutcomeUnknownName, c.snap.Fallback.UnknownName
+			var m route.Match
+			var ok bool
+			if m, ok = c.snap.Table.Lookup(c.to.Port(), h.ServerName, h.ALPN); !ok && c.to.Port() != c.rec.Listener.Port() {
+				// A PROXY header's port is what the client dialled; the
+				// port here is what the configuration names.
+				m, ok = c.snap.Table.Lookup(c.rec.Listener.Port(), h.ServerName, h.ALPN)
+			}
+			if ok {
+				c.endpoint, c.rec.Match = c.snap.Endpoints[m.Endpoint], m.Pattern
+			}
+		}
+	}
+	if c.endpoint == nil {
+		if fallback == nil {
+			return outcome
+		}
+		c.endpoint, c.rec.Match = fallback, "fallback:"+outcome.String()
+	}
+	e := c.endpoint
+	c.rec.Endpoint = e.Name
+	if n := e.Active.Add(1); e.MaxConnections > 0 && n > int64(e.MaxConnections) {
+		return c.overLimit(telemetry.LimitEndpoint)
+	}
+	return telemetry.OutcomeRouted
+}
+
+// dial connects to one of the endpoint's targets.
+func (c *conn) dial() telemetry.Outcome {
+	start := time.Now()
+	d, err := c.endpoint.Pool.Connect(c.s.ctx, c.from.Addr())
+	c.rec.Dial = time.Since(start)
+	if err != nil {
+		c.rec.Reason = err.Error()
+		if de := (*upstream.DialError)(nil); errors.As(err, &de) {
+			c.rec.Attempts = len(de.Attempts)
+		}
+		if c.s.ctx.Err() != nil {
+			return telemetry.OutcomeShutdown
+		}
+		return telemetry.OutcomeDialFailed
+	}
+	c.dialed = d
+	c.rec.Upstream, c.rec.UpstreamHost, c.rec.Attempts = d.Addr, d.Target, d.Attempts
+	c.endpoint.Metrics.ObserveDial(c.rec.Dial)
+	return telemetry.OutcomeRouted
+}
+
+// splice gives both connections to the engine, which calls back at the end.
+func (c *conn) splice(h *clienthello.Hello) {
+	e := c.endpoint
+	c.rec.Engine, c.rec.EngineReason = e.Engine.Name(), e.EngineReason
+	f := splice.Flow{
+		Client: c.client, Upstream: c.dialed.Conn,
+		Preface: proxyHeader(e.ProxyHeader, c.from, c.to, h, c.rec.ID),
+		Idle:    e.Idle, HalfClose: e.HalfClose,
+		Moved: e.Metrics.Moved(),
+		Done: func(r splice.Result) {
+			c.rec.BytesIn, c.rec.BytesOut = r.Bytes[splice.In], r.Bytes[splice.Out]
+			c.rec.End, c.rec.ClosedBy = r.End, r.ClosedBy
+			if r.Err != nil {
+				c.rec.Reason = r.Err.Error()
+			}
+			c.end(telemetry.OutcomeRouted)
+		},
+	}
+	e.Engine.Start(f)
+}
+
+// refuse ends the client's connection as the configuration wants it.
+func (c *conn) refuse(outcome telemetry.Outcome) {
+	switch c.snap.Refuse[outcome] {
+	case Reset:
+		c.client.Reset()
+		return
+	case Alert:
+		if description, ok := outcome.Alert(); ok {
+			// RFC 8446, section 5.1 and 6: a record of type alert (21),
+			// legacy version 3.3, 2 bytes: fatal, description. The send
+			// buffer of a new connection is empty; if not, so be it.
+			_ = c.client.Write(c.s.ctx, []byte{21, 3, 3, 0, 2, 2, description})
+		}
+	}
+	_ = c.client.CloseGracefully()
+}
+
+// end gives back all that the connection holds, counts it and writes its line.
+func (c *conn) end(outcome telemetry.Outcome) {
+	c.rec.Outcome = outcome
+	c.rec.Total = time.Since(c.rec.Start)
+	if c.dialed != nil {
+		c.dialed.Release()
+	}
+	if c.endpoint != nil {
+		c.endpoint.Active.Add(-1)
+		c.endpoint.Metrics.Ended(c.rec)
+	} else {
+		c.s.metrics.Refused(outcome)
+	}
+	if c.limited {
+		c.s.perClient.add(c.from.Addr(), -1)
+	}
+	if c.s.access != nil {
+		c.s.access.Write(c.rec)
+	}
+	c.s.leave()
+}
+
+// waitOutcome tells why waiting for the client's bytes ended.
+func (c *conn) waitOutcome(ctx context.Context, err error) telemetry.Outcome {
+	switch {
+	case c.s.ctx.Err() != nil || errors.Is(err, sock.ErrClosed):
+		return telemetry.OutcomeShutdown
+	case ctx.Err() != nil:
+		return telemetry.OutcomeHelloTimeout
+	}
+	c.rec.Reason = err.Error()
+	return telemetry.OutcomeInternal
+}
+
+// gone is the outcome of a client that ended before its hello was whole.
+func (c *conn) gone(err error) telemetry.Outcome {
+	c.rec.Reason = "closed before the hello was whole"
+	if err != nil {
+		c.rec.Reason = "before the hello was whole: " + err.Error()
+		if errors.Is(err, unix.ECONNRESET) {
+			c.rec.Reason = "reset before the hello was whole"
+		}
+	}
+	return telemetry.OutcomeClientGone
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/pires/go-proxyproto"
+
+	"github.com/spliceway/spliceway/userspace/clienthello"
+)
+
+// The PROXY protocol, https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt:
+// version 1 is a line of at most 107 bytes, version 2 has a header of 16 bytes
+// that tells the length of what follows.
+const (
+	maxV1       = 107
+	v2Header    = 16
+	maxV2       = 4 << 10 // ours: TLVs beyond it come from no proxy that exists
+	v1Signature = "PROXY "
+	v2Signature = "\r\n\r\n\x00\r\nQUIT\n"
+)
+
+var errNoProxyHeader = errors.New("no PROXY header from a trusted network")
+
+// proxyHeaderLength finds the end of the header at the start of b. need > 0: it
+// takes at least so many bytes to tell.
+func proxyHeaderLength(b []byte) (length, need int, err error) {
+	switch {
+	case startsLike(b, v1Signature):
+		if end := bytes.Index(b[:min(len(b), maxV1)], []byte("\r\n")); end >= 0 {
+			return end + 2, 0, nil
+		}
+		if len(b) >= maxV1 {
+			return 0, 0, errors.New("PROXY header v1 does not end")
+		}
+		return 0, len(b) + 1, nil
+	case startsLike(b, v2Signature):
+		if len(b) < v2Header {
+			return 0, v2Header, nil
+		}
+		length = v2Header + int(binary.BigEndian.Uint16(b[14:16]))
+		if length > maxV2 {
+			return 0, 0, fmt.Errorf("PROXY header v2 of %d bytes is over %d", length, maxV2)
+		}
+		if len(b) < length {
+			return 0, length, nil
+		}
+		return length, 0, nil
+	}
+	return 0, 0, errNoProxyHeader
+}
+
+// startsLike tells whether b starts with s, as far as it goes.
+func startsLike(b []byte, s string) bool {
+	n := min(len(b), len(s))
+	return string(b[:n]) == s[:n]
+}
+
+// decodeProxyHeader reads a whole header. Invalid addresses and no error: the
+// header speaks of no connection (LOCAL, UNKNOWN).
+func decodeProxyHeader(r *bufio.Reader) (from, to netip.AddrPort, err error) {
+	h, err := proxyproto.Read(r)
+	if err != nil {
+		return from, to, fmt.Errorf("read PROXY header: %w", err)
+	}
+	if h.Command.IsLocal() || h.TransportProtocol == proxyproto.UNSPEC {
+		return from, to, nil
+	}
+	src, dst, ok := h.TCPAddrs()
+	if !ok {
+		return from, to, fmt.Errorf("read PROXY header: not TCP (transport %#x)", byte(h.TransportProtocol))
+	}
+	return unmapped(src), unmapped(dst), nil
+}
+
+func unmapped(a *net.TCPAddr) netip.AddrPort {
+	p := a.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}
+
+// proxyHeader builds the header for a backend, nil for version 0. Version 2
+// carries the name that the client asked for (authority), its first ALPN
+// protocol, since a passthrough gateway does not learn which one the backend
+// picks, and the connection's ID from the log (unique ID).
+func proxyHeader(v ProxyVersion, from, to netip.AddrPort, h *clienthello.Hello, id string) []byte {
+	if v == 0 {
+		return nil
+	}
+	header := proxyproto.HeaderProxyFromAddrs(byte(v), net.TCPAddrFromAddrPort(from), net.TCPAddrFromAddrPort(to))
+	if v == 2 {
+		tlvs := []proxyproto.TLV{{Type: proxyproto.PP2_TYPE_UNIQUE_ID, Value: []byte(id)}}
+		if h.HasSNI {
+			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(h.ServerName)})
+		}
+		if len(h.ALPN) > 0 {
+			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_ALPN, Value: []byte(h.ALPN[0])})
+		}
+		// Fails for a value over 64 KiB only: an SNI has at most 253 bytes,
+		// a protocol name 255.
+		_ = header.SetTLVs(tlvs)
+	}
+	b, err := header.Format()
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// trusted tells whether addr is in one of the networks.
+func trusted(networks []netip.Prefix, addr netip.Addr) bool {
+	for _, n := range networks {
+		if n.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

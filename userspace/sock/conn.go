@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sock is TCP sockets as bare, non-blocking descriptors: listen, accept,
+// peek, connect, and waiting with a deadline for as long as a connection is being
+// set up. Then the descriptor is given away to whatever moves the bytes.
+//
+// It is not a net.Conn: a net.Conn keeps its descriptor in the Go runtime's poller
+// for life, and an established flow must be in nobody's poller but its engine's.
+// Sockets are plain TCP (never MPTCP, which no engine in the kernel can take).
+package sock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conn is one TCP connection. Its owner is whoever called Accept or Dial, until
+// Close, Reset or Detach. Not safe for concurrent use.
+type Conn struct {
+	// Local and Remote are the connection's addresses, IPv4 unmapped.
+	Local, Remote netip.AddrPort
+
+	fd     int
+	p      *Poller
+	at     *waiter // place in p, nil before the first wait
+	lowat  bool    // SO_RCVLOWAT is not 1
+	closed bool
+}
+
+// Peek is recv(2) with MSG_PEEK: it copies what has arrived and leaves it there.
+// 0 bytes and no error: end of stream. EAGAIN: nothing has arrived.
+func (c *Conn) Peek(b []byte) (int, error) { return Recv(c.fd, b, unix.MSG_PEEK) }
+
+// Discard reads and drops n bytes that Peek has shown.
+func (c *Conn) Discard(n int) error {
+	var scratch [1024]byte
+	for n > 0 {
+		got, err := Recv(c.fd, scratch[:min(n, len(scratch))], 0)
+		if err != nil {
+			return fmt.Errorf("discard %d bytes: %w", n, err)
+		}
+		if got == 0 {
+			return fmt.Errorf("discard %d bytes: end of stream", n)
+		}
+		n -= got
+	}
+	return nil
+}
+
+// WaitReadable blocks until at least n bytes are in the receive queue, the
+// stream has ended or failed, or ctx ends. It may return early. The kernel
+// counts to n by itself (SO_RCVLOWAT, tcp_set_rcvlowat), makes room for as
+// many, and so a hello in a thousand segments costs one wake-up.
+func (c *Conn) WaitReadable(ctx context.Context, n int) error {
+	if n > 1 || c.lowat {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, max(n, 1)); err != nil {
+			return fmt.Errorf("set SO_RCVLOWAT: %w", err)
+		}
+		c.lowat = n > 1
+	}
+	return c.p.wait(ctx, c.fd, unix.EPOLLIN|unix.EPOLLRDHUP, &c.at)
+}
+
+// HungUp tells whether a wait has seen the peer close (FIN) or the connection
+// break. Bytes that came before may still be unread.
+func (c *Conn) HungUp() bool { return c.at != nil && c.at.hup.Load() }
+
+// Write sends all of b, waiting as long as ctx allows.
+func (c *Conn) Write(ctx context.Context, b []byte) error {
+	for len(b) > 0 {
+		n, err := Send(c.fd, b, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			if err := c.p.wait(ctx, c.fd, unix.EPOLLOUT, &c.at); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Detach gives the descriptor away: out of the poller, SO_RCVLOWAT back to 1.
+// The caller owns it; every other method of c is over.
+func (c *Conn) Detach() int {
+	if c.lowat {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1)
+	}
+	c.leave()
+	return c.fd
+}
+
+// Close closes the connection: FIN, or RST if something is unread (tcp_close).
+// Closing twice does nothing.
+func (c *Conn) Close() error {
+	if c.closed {
+		return nil
+	}
+	c.leave()
+	return unix.Close(c.fd)
+}
+
+// CloseGracefully sends FIN even though bytes are unread, which Close would
+// answer with a reset: it shuts down, drops what is there, and closes.
+func (c *Conn) CloseGracefully() error {
+	if c.closed {
+		return nil
+	}
+	_ = unix.Shutdown(c.fd, unix.SHUT_WR)
+	var scratch [4096]byte
+	for range 64 {
+		if n, err := Recv(c.fd, scratch[:], unix.MSG_TRUNC); n == 0 || err != nil {
+			break
+		}
+	}
+	return c.Close()
+}
+
+// Reset closes the connection with RST and forgets what was not sent.
+func (c *Conn) Reset() {
+	if c.closed {
+		return
+	}
+	c.leave()
+	Abort(c.fd)
+}
+
+func (c *Conn) leave() {
+	c.closed = true
+	if c.at != nil {
+		c.p.forget(c.fd)
+	}
+}
+
+// Abort closes a descriptor that Detach gave away, with RST.
+func Abort(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = unix.Close(fd)
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func sockaddr(a netip.AddrPort) (domain int, sa unix.Sockaddr) {
+	if a.Addr().Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port()), ZoneId: zoneID(a.Addr().Zone())}
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ListenOptions of a Listener; the zero value works.
+type ListenOptions struct {
+	// DeferAccept (TCP_DEFER_ACCEPT) leaves a connection in the kernel until
+	// its first byte is there, or until it has kept silent for this many seconds
+	// (rounded up by the kernel to its SYN-ACK timer). 0: off.
+	DeferAccept int
+	// FreeBind allows an address that the host does not have (yet).
+	FreeBind bool
+}
+
+// Listener accepts connections on one address. Accept may be called from
+// several goroutines; Close from any.
+type Listener struct {
+	addr  netip.AddrPort
+	anyIP bool // connections may have another local address than addr
+	fd    int
+	p     *Poller
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	mu     sync.Mutex // held while Accept uses fd
+	at     *waiter    // place in p
+}
+
+// Listen opens a listening socket: one family only, SO_REUSEADDR, never
+// SO_REUSEPORT, so that a second agent on the same port is an error and not half
+// of the connections. The backlog is what the machine allows (somaxconn).
+func (p *Poller) Listen(addr netip.AddrPort, opts ListenOptions) (*Listener, error) {
+	domain, sa := sockaddr(addr)
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: socket: %w", addr, err)
+	}
+	if err := listen(fd, domain, sa, opts); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	l := &Listener{addr: addr, anyIP: addr.Addr().IsUnspecified() || opts.FreeBind, fd: fd, p: p}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if addr.Port() == 0 {
+		local, err := unix.Getsockname(fd)
+		if err != nil {
+			_ = unix.Close(fd)
+			return nil, fmt.Errorf("listen on %s: getsockname: %w", addr, err)
+		}
+		l.addr = netip.AddrPortFrom(addr.Addr(), addrPort(local).Port())
+	}
+	return l, nil
+}
+
+func listen(fd, domain int, sa unix.Sockaddr, opts ListenOptions) error {
+	type option struct {
+		name           string
+		level, opt, to int
+	}
+	options := []option{{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}}
+	if domain == unix.AF_INET6 {
+		options = append(options, option{"IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1})
+	}
+	if opts.FreeBind {
+		options = append(options, option{"IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND, 1})
+	}
+	if opts.DeferAccept > 0 {
+		options = append(options, option{"TCP_DEFER_ACCEPT", unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, opts.DeferAccept})
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.opt, o.to); err != nil {
+			return fmt.Errorf("set %s: %w", o.name, err)
+		}
+	}
+	setConnOptions(fd)
+	if err := unix.Bind(fd, sa); err != nil {
+		return err
+	}
+	return unix.Listen(fd, backlog())
+}
+
+// backlog is the largest accept queue that the machine allows.
+func backlog() int {
+	const fallback = 4096 // the kernel's default since 5.4
+	data, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	if err != nil {
+		return fallback
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || n < 1 {
+		return fallback
+	}
+	return n
+}
+
+// Addr is the address that the listener is bound to.
+func (l *Listener) Addr() netip.AddrPort { return l.addr }
+
+// FD is the listening descriptor, for as long as the listener is open; it stays
+// the listener's.
+func (l *Listener) FD() int { return l.fd }
+
+// Accept waits for the next connection. It returns ErrClosed after Close; any
+// other error concerns one connection or a want of resources (EMFILE, ENFILE,
+// ENOBUFS, ENOMEM), and Accept may be called again.
+func (l *Listener) Accept() (*Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		if l.ctx.Err() != nil {
+			return nil, ErrClosed
+		}
+		fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if errors.Is(err, unix.EAGAIN) {
+			err := l.p.wait(l.ctx, l.fd, unix.EPOLLIN, &l.at)
+			if err != nil && l.ctx.Err() == nil {
+				return nil, err
+			}
+			continue
+		}
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("accept on %s: %w", l.addr, err)
+		}
+		c := &Conn{Local: l.addr, Remote: addrPort(sa), fd: fd, p: l.p}
+		if l.anyIP {
+			local, err := unix.Getsockname(fd)
+			if err != nil {
+				_ = c.Close()
+				continue
+			}
+			c.Local = addrPort(local)
+		}
+		return c, nil
+	}
+}
+
+// Close stops listening. Connections that wait in the kernel's queue are reset
+// by it; Accept returns ErrClosed. Closing twice does nothing.
+func (l *Listener) Close() error {
+	l.cancel()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd < 0 {
+		return nil
+	}
+	if l.at != nil {
+		l.p.forget(l.fd)
+	}
+	err := unix.Close(l.fd)
+	l.fd = -1
+	return err
+}

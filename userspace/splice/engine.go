@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package splice moves the bytes of established flows: it declares what an
+// engine is, and holds the engine of that name, which works on every kernel and
+// for every flow. It does not dial, does not parse and does not log.
+package splice
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/spliceway/spliceway/userspace/sock"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+)
+
+// Engine moves flows. Implementations are safe for concurrent use.
+type Engine interface {
+	// Name is the engine's name in configuration, logs and metrics.
+	Name() string
+	// Start takes over both of the flow's sockets, whatever happens to them,
+	// and returns without waiting for the flow's end, which Flow.Done hears of.
+	Start(Flow)
+	// Flows is how many flows the engine holds now.
+	Flows() int
+	// Abort ends every flow with a reset on both sides and the given reason.
+	Abort(telemetry.End)
+	// Close ends every flow and frees the engine; Start must not be called
+	// any more.
+	Close() error
+}
+
+// The two directions of a flow, as indices.
+const (
+	In  = 0 // client to upstream
+	Out = 1 // upstream to client
+)
+
+// Flow is one client connection with its upstream connection.
+type Flow struct {
+	// Client's receive queue begins with the ClientHello: it was peeked, and
+	// is the first thing to be forwarded.
+	Client, Upstream *sock.Conn
+	// Preface is sent to Upstream before the client's bytes (a PROXY header).
+	// It is not counted.
+	Preface []byte
+	// Idle ends the flow when no byte has moved in either direction for as
+	// long; HalfClose instead of it once one side has closed. 0: never.
+	Idle, HalfClose time.Duration
+	// Moved, where not nil, are added to as bytes are delivered.
+	Moved [2]*atomic.Int64
+	// Done is called once, on a goroutine of its own, after both sockets are
+	// closed.
+	Done func(Result)
+}
+
+// Result is how a flow went.
+type Result struct {
+	// Bytes delivered (accepted by the receiving socket) in each direction.
+	Bytes    [2]int64
+	End      telemetry.End
+	ClosedBy telemetry.Side
+	// Err is the socket error behind End, an errno, where there was one.
+	Err error
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package splice
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/userspace/sock"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+)
+
+const (
+	// scratchSize is the largest burst that is copied: below it recv and send
+	// cost less than two splices and the references to pages between them.
+	scratchSize = 16 << 10
+	// turn is how many bytes one direction may move before others get theirs.
+	turn = 1 << 20
+	// lingerReset is how long a reset waits for the bytes before it to leave.
+	lingerReset = 5 * time.Second
+	// lingerCheck is how often it looks.
+	lingerCheck = 2 * time.Millisecond
+	none        = -1
+)
+
+// flow is one flow's state. Both directions, their order and their end are
+// decided under mu, by whichever goroutine holds it.
+type flow struct {
+	mu        sync.Mutex
+	w         *worker
+	fds       [2]int // In: client, Out: upstream; also the index of the direction that starts there
+	dir       [2]direction
+	last      time.Duration // of the worker's clock: when a byte last moved
+	deadline  time.Duration // when the worker looks at the flow again; owned by worker.mu
+	heapIndex int           // in worker.timers; owned by worker.mu
+	slot      uint32
+	idle      time.Duration
+	halfClose time.Duration
+	first     int           // index of the side that closed first, or none
+	dead      int           // index of the side whose connection is broken, or none
+	deadSince time.Duration // of the worker's clock
+	err       error         // why it is dead
+	finished  bool
+	queued    bool // in worker.again
+	done      func(Result)
+	moved     [2]*atomic.Int64
+}
+
+// direction is one way through a flow.
+type direction struct {
+	rest     []byte // read (or given) and not yet taken by the other side
+	pipe     pipe   // borrowed while inPipe > 0
+	inPipe   int
+	bytes    int64
+	preface  int  // how many of the next bytes delivered do not count
+	readable bool // the source may have something
+	hangup   bool // the source has sent FIN or is broken: read until the end shows
+	writable bool // the target may take something
+	bulk     bool // bursts are large: splice rather than copy
+	noSplice bool // urgent data: tcp_splice_read stops before it, recv does not
+	eof      bool // the source has ended
+	closed   bool // nothing more will be delivered: FIN passed on, or given up
+}
+
+// pump moves what can be moved in direction i. more: it stopped because its turn
+// was over, not because there is nothing to do.
+func (f *flow) pump(i int, scratch []byte) (more bool) {
+	d := &f.dir[i]
+	src, dst := f.fds[i], f.fds[1-i]
+	burst := 0
+	for left := turn; ; {
+		if d.closed || !f.flush(i, d, dst) {
+			return false
+		}
+		if d.eof {
+			f.passEOF(i, d, dst)
+			return false
+		}
+		if !d.readable {
+			return false
+		}
+		if left <= 0 {
+			return true
+		}
+		n, err := f.take(d, src, scratch)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			d.readable = false
+			d.bulk = burst >= scratchSize
+			continue
+		case err != nil:
+			f.broken(i, err)
+			d.closed = true
+			return false
+		case n == 0:
+			d.eof = true
+			continue
+		}
+		left -= n
+		burst += n
+		if d.inPipe > 0 {
+			continue // flushed at the top
+		}
+		d.bulk = n == len(scratch)
+		if n < len(scratch) && !d.hangup {
+			// The queue was empty when recv returned. What comes later
+			// is a new edge, so there is no need to ask again.
+			d.readable = false
+		}
+		f.deliver(i, d, dst, scratch[:n])
+	}
+}
+
+// take reads a burst: into a pipe if bursts are large (then d.inPipe is set), else
+// into scratch.
+func (f *flow) take(d *direction, src int, scratch []byte) (int, error) {
+	if !d.bulk || d.noSplice {
+		return sock.Recv(src, scratch, 0)
+	}
+	p, err := f.w.pipes.get()
+	if err != nil {
+		d.noSplice = true // too many open files: copying needs none
+		return sock.Recv(src, scratch, 0)
+	}
+	n, err := sock.Splice(src, p.w, pipeSize)
+	if n <= 0 {
+		f.w.pipes.put(p, true)
+		return n, err
+	}
+	d.pipe, d.inPipe = p, n
+	return n, nil
+}
+
+// deliver sends b and keeps what the target does not take now.
+func (f *flow) deliver(i int, d *direction, dst int, b []byte) {
+	n, err := sock.Send(dst, b, 0)
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		f.broken(1-i, err)
+		f.giveUp(d)
+		return
+	}
+	f.count(i, d, n)
+	if n < len(b) {
+		d.writable = false
+		d.rest = append(make([]byte, 0, len(b)-n), b[n:]...)
+	}
+}
+
+// flush sends what was read before. False: the target takes no more for now, or
+// never again.
+func (f *flow) flush(i int, d *direction, dst int) bool {
+	for len(d.rest) > 0 || d.inPipe > 0 {
+		if !d.writable {
+			return false
+		}
+		var n int
+		var err error
+		if len(d.rest) > 0 {
+			n, err = sock.Send(dst, d.rest, 0)
+		} else {
+			n, err = sock.Splice(d.pipe.r, dst, d.inPipe)
+		}
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			d.writable = false
+			return false
+		case err != nil:
+			f.broken(1-i, err)
+			f.giveUp(d)
+			return false
+		}
+		f.count(i, d, n)
+		if len(d.rest) > 0 {
+			if d.rest = d.rest[n:]; len(d.rest) == 0 {
+				d.rest = nil
+			}
+		} else if d.inPipe -= n; d.inPipe == 0 {
+			f.w.pipes.put(d.pipe, true)
+		}
+	}
+	return true
+}
+
+func (f *flow) count(i int, d *direction, n int) {
+	f.last = f.w.clock()
+	if d.preface > 0 {
+		own := min(n, d.preface)
+		d.preface -= own
+		n -= own
+	}
+	d.bytes += int64(n)
+	if m := f.moved[i]; m != nil {
+		m.Add(int64(n))
+	}
+}
+
+// passEOF hands the source's FIN on. A source that is broken has no FIN to pass:
+// its end is a reset, whatever recv says once the error has been read.
+func (f *flow) passEOF(i int, d *direction, dst int) {
+	d.closed = true
+	f.last = f.w.clock()
+	if f.dead == i {
+		return
+	}
+	if f.first == none {
+		f.first = i
+	}
+	if err := unix.Shutdown(dst, unix.SHUT_WR); err != nil && f.dead == none {
+		f.broken(1-i, err)
+	}
+}
+
+// giveUp ends a direction whose target is broken.
+func (f *flow) giveUp(d *direction) {
+	f.drop(d)
+	d.closed = true
+}
+
+// drop frees what a direction holds.
+func (f *flow) drop(d *direction) {
+	d.rest = nil
+	if d.inPipe > 0 {
+		f.w.pipes.put(d.pipe, false)
+		d.inPipe = 0
+	}
+}
+
+// broken notes that the connection of side s is gone. What it sent before is
+// still in its queue, and is delivered before the other side is reset.
+func (f *flow) broken(s int, err error) {
+	if f.dead != none {
+		return
+	}
+	f.dead, f.deadSince, f.err = s, f.w.clock(), err
+	f.dir[s].readable, f.dir[s].hangup = true, true
+	f.giveUp(&f.dir[1-s])
+}
+
+// settle ends the flow if it is over, and says when to look again if not.
+// Called after the pumps, with mu held. 0: never, unless something happens.
+func (f *flow) settle() (next time.Duration) {
+	if f.finished {
+		return 0
+	}
+	if f.dead != none {
+		return f.settleReset()
+	}
+	if f.dir[In].closed && f.dir[Out].closed {
+		f.finish(telemetry.EndEOF, f.side(f.first), false)
+		return 0
+	}
+	limit, end := f.idle, telemetry.EndIdleTimeout
+	if f.dir[In].closed || f.dir[Out].closed {
+		limit, end = f.halfClose, telemetry.EndHalfCloseTimeout
+	}
+	if limit == 0 {
+		return 0
+	}
+	if at := f.last + limit; at > f.w.clock() {
+		return at
+	}
+	f.finish(end, telemetry.SideAgent, true)
+	return 0
+}
+
+// settleReset resets the side that is left, once it has been sent everything
+// that the broken one said before: as it would have without a gateway.
+func (f *flow) settleReset() (next time.Duration) {
+	limit := f.deadSince + lingerReset
+	now := f.w.clock()
+	if now >= limit || f.dir[f.dead].closed && sock.Pending(f.fds[1-f.dead]) == 0 {
+		f.finish(telemetry.EndReset, f.side(f.dead), true)
+		return 0
+	}
+	if f.dir[f.dead].closed {
+		return min(now+lingerCheck, limit)
+	}
+	return limit
+}
+
+func (f *flow) side(s int) telemetry.Side {
+	switch s {
+	case In:
+		return telemetry.SideClient
+	case Out:
+		return telemetry.SideUpstream
+	}
+	return telemetry.SideAgent
+}
+
+// finish closes both sockets and reports.
+func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
+	f.finished = true
+	f.drop(&f.dir[In])
+	f.drop(&f.dir[Out])
+	f.w.remove(f)
+	for _, fd := range f.fds {
+		if reset {
+			sock.Abort(fd)
+		} else {
+			_ = unix.Close(fd)
+		}
+	}
+	if f.done != nil {
+		go f.done(Result{Bytes: [2]int64{f.dir[In].bytes, f.dir[Out].bytes}, End: end, ClosedBy: by, Err: f.err})
+	}
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package splice
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/spliceway/spliceway/userspace/telemetry"
+)
+
+// Splicer is the engine "splice": event loops that move large bursts with
+// splice(2) through pooled pipes and small ones with recv and send. A flow costs
+// no goroutine, and while it is idle no pipe and no buffer.
+//
+// What either side sees is what it would have seen without a gateway: FIN is
+// passed on in each direction by itself, after the bytes before it; a reset
+// arrives as a reset; a reader that does not read stops its writer.
+type Splicer struct {
+	workers []*worker
+	next    atomic.Uint32
+	pipes   pipePool
+	scratch sync.Pool
+	running sync.WaitGroup
+}
+
+var _ Engine = (*Splicer)(nil)
+
+// SplicerOptions of NewSplicer; the zero value works.
+type SplicerOptions struct {
+	// Workers is the number of event loops. Default: one per processor.
+	Workers int
+}
+
+// NewSplicer starts the engine's event loops.
+func NewSplicer(opts SplicerOptions) (*Splicer, error) {
+	n := opts.Workers
+	if n <= 0 {
+		n = runtime.NumCPU()
+	}
+	s := &Splicer{scratch: sync.Pool{New: func() any { return new([scratchSize]byte) }}}
+	for range n {
+		w, err := newWorker(&s.pipes)
+		if err != nil {
+			for _, w := range s.workers {
+				w.close()
+			}
+			return nil, fmt.Errorf("start engine splice: %w", err)
+		}
+		s.workers = append(s.workers, w)
+	}
+	for _, w := range s.workers {
+		s.running.Go(w.run)
+	}
+	return s, nil
+}
+
+// Name is "splice".
+func (s *Splicer) Name() string { return "splice" }
+
+// Start forwards what has already arrived (the hello) on the caller's goroutine
+// and gives the rest to an event loop.
+func (s *Splicer) Start(fl Flow) {
+	w := s.workers[int(s.next.Add(1))%len(s.workers)]
+	f := &flow{
+		w: w, fds: [2]int{fl.Client.Detach(), fl.Upstream.Detach()},
+		idle: fl.Idle, halfClose: fl.HalfClose, first: none, dead: none,
+		done: fl.Done, moved: fl.Moved, last: w.clock(),
+	}
+	f.dir[In] = direction{rest: fl.Preface, preface: len(fl.Preface), readable: true, writable: true}
+	f.dir[Out] = direction{writable: true}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	look := f.idle
+	if look > 0 {
+		look += f.last
+	}
+	scratch := s.scratch.Get().(*[scratchSize]byte)
+	f.pump(In, scratch[:])
+	s.scratch.Put(scratch)
+	if err := w.add(f, look); err != nil {
+		f.err = err
+		f.finish(telemetry.EndError, telemetry.SideAgent, true)
+		return
+	}
+	if f.dead != none || f.dir[In].closed {
+		// The loop hears of what happens from now on, and of what is
+		// readable or broken by the time of add; not of what pump found.
+		w.mu.Lock()
+		w.schedule(f, 1)
+		w.mu.Unlock()
+	}
+}
+
+// Flows is how many flows are open.
+func (s *Splicer) Flows() int {
+	var n int64
+	for _, w := range s.workers {
+		n += w.flows.Load()
+	}
+	return int(n)
+}
+
+// Abort ends every flow with a reset on both sides.
+func (s *Splicer) Abort(end telemetry.End) {
+	for _, w := range s.workers {
+		w.each(func(f *flow) { f.finish(end, telemetry.SideAgent, true) })
+	}
+}
+
+// Close aborts what still runs and ends the event loops.
+func (s *Splicer) Close() error {
+	s.Abort(telemetry.EndDrain)
+	for _, w := range s.workers {
+		w.stop()
+	}
+	s.running.Wait()
+	for _, w := range s.workers {
+		w.close()
+	}
+	s.pipes.close()
+	return nil
+}
