@@ -9,7 +9,7 @@ import (
 )
 
 type checkCmd struct {
-	Files []string `arg:"" name:"FILE" help:"Files to check." type:"path"`
+	Files []string `arg:"" name:"FILE" help:"Files to check."`
 }
 
 func (checkCmd) Help() string {

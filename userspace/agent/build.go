@@ -101,7 +101,7 @@ func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
 	p := &pool{spec: spec, active: active}
 	p.Pool = upstream.New(spec, upstream.Options{
 		Dialer: a.poller, Resolver: net.DefaultResolver,
-		Logger: a.logger.With("endpoint", e.Name), Observer: a.metrics.Upstream(e.Name),
+		Logger: a.logger.With("endpoint", e.Name), Observer: a.metrics.Endpoint(e.Name),
 	})
 	p.Start(context.Background())
 	return p

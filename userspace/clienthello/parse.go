@@ -82,8 +82,8 @@ func (p *Parser) readExtensions(c cursor, f *fields) Reason {
 	// A hostile hello can hold 16,000 extensions, so each is not compared with
 	// each; and the fingerprint needs them sorted in any case.
 	slices.Sort(p.extensions)
-	for i, kind := range p.extensions[1:] {
-		if kind == p.extensions[i] {
+	for i := 1; i < len(p.extensions); i++ {
+		if p.extensions[i] == p.extensions[i-1] {
 			return TwoExtensions
 		}
 	}

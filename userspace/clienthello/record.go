@@ -2,6 +2,8 @@
 
 package clienthello
 
+import "slices"
+
 // The TLS record layer before any key is there (RFC 8446, section 5.1).
 const (
 	recordHeader    = 5
@@ -27,7 +29,7 @@ func (p *Parser) deframe(b []byte) (msg []byte, size int, err error) {
 	if size == recordHeader+total {
 		return b[recordHeader:size], size, nil
 	}
-	p.message = p.message[:0]
+	p.message = slices.Grow(p.message[:0], total)
 	for rest := b[:size]; len(rest) > 0; {
 		end := recordHeader + recordLength(rest)
 		p.message = append(p.message, rest[recordHeader:end]...)
@@ -57,29 +59,26 @@ func (p *Parser) measure(b []byte) (total, size int, err error) {
 	have := 0 // bytes of the message in the records before pos
 	for pos := 0; ; {
 		rest := b[pos:]
-		if len(rest) < recordHeader {
+		switch {
+		case len(rest) > 0 && rest[0] != recordHandshake:
+			return 0, 0, RecordType
+		case len(rest) > 1 && rest[1] != 3:
+			return 0, 0, RecordVersion
+		case len(rest) < recordHeader:
 			p.Need = pos + framed(total-have)
 			return 0, 0, ErrIncomplete
 		}
 		length := recordLength(rest)
-		switch {
-		case rest[0] != recordHandshake:
-			return 0, 0, RecordType
-		case rest[1] != 3:
-			return 0, 0, RecordVersion
-		case length == 0 || length > recordMax:
+		if length == 0 || length > recordMax {
 			return 0, 0, RecordLength
 		}
 		fragment := rest[recordHeader:min(len(rest), recordHeader+length)]
-		if have < handshakeHeader {
-			have := have + copy(header[have:], fragment)
-			if have == handshakeHeader {
-				if header[0] != handshakeClientHello {
-					return 0, 0, HandshakeType
-				}
-				total += int(header[1])<<16 | int(header[2])<<8 | int(header[3])
-				known = true
+		if !known && have+copy(header[have:], fragment) == handshakeHeader {
+			if header[0] != handshakeClientHello {
+				return 0, 0, HandshakeType
 			}
+			total += int(header[1])<<16 | int(header[2])<<8 | int(header[3])
+			known = true
 		}
 		switch {
 		case total > limit:

@@ -1,3 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads the agent's file: one strict YAML document. Whatever is
+// wrong with it is reported at once, each error with its line and column.
+//
+// It does not look at the machine: whether an address can be listened on, or a
+// host name resolves, is for others to find out.
 package config
 
 import (
@@ -13,8 +20,10 @@ type Config struct {
 	// Listen is where connections are accepted, one listener for each address
 	// and each port of the endpoints' URLs. An entry is an IPv4 or IPv6
 	// address, or a prefix ("203.0.113.0/24") all of whose addresses are
-	// served by one socket (needs BPF sk_lookup, Linux 5.9). Empty: all
-	// addresses of both families.
+	// served by one socket (needs BPF sk_lookup, Linux 5.9). "0.0.0.0" and
+	// "::" stand for every address of the host's own in that family, and are
+	// 0.0.0.0/32 and ::/128 here. No two entries overlap. Empty: all addresses
+	// of both families.
 	Listen []netip.Prefix `yaml:"listen"`
 	// Endpoints are the names this agent serves.
 	Endpoints []Endpoint `yaml:"endpoints"`
@@ -33,7 +42,8 @@ type Config struct {
 // Endpoint is one public URL and where its connections go.
 type Endpoint struct {
 	// Name identifies the endpoint in logs, metrics and fallbacks: unique,
-	// lower-case letters, digits, '-' and '.', at most 253 bytes.
+	// lower-case letters, digits, '-' and '.', at most 253 bytes, with a
+	// letter or digit at both ends of each part between dots.
 	Name string `yaml:"name"`
 	// URL is tls://NAME[:PORT]: an exact name or "*." and a suffix, which
 	// covers one or more labels. Default port 443.
@@ -68,7 +78,7 @@ type Upstream struct {
 	// leastConnections, randomTwoChoices, sourceHash.
 	LoadBalancing string `yaml:"loadBalancing"`
 	// Retries is how many further targets are tried when a connect fails.
-	// Default 2.
+	// 0 to 100; default 2.
 	Retries     int         `yaml:"retries"`
 	HealthCheck HealthCheck `yaml:"healthCheck"`
 	Ejection    Ejection    `yaml:"ejection"`
@@ -88,8 +98,8 @@ type Target struct {
 	// Default 1.
 	Weight int `yaml:"weight"`
 
-	// Host (a DNS name or an IP address without brackets) and Port are URL
-	// taken apart.
+	// Host (a DNS name in lower case or an IP address without brackets) and
+	// Port are URL taken apart. A dot at the end of a DNS name is kept.
 	Host string `yaml:"-"`
 	Port uint16 `yaml:"-"`
 }
@@ -99,7 +109,7 @@ type HealthCheck struct {
 	// Type is "" (off), "tcp" (a connect) or "tls" (a whole handshake; the
 	// certificate is not verified, the bytes behind it are the clients').
 	Type     string        `yaml:"type"`
-	Interval time.Duration `yaml:"interval"` // default 5s
+	Interval time.Duration `yaml:"interval"` // 100ms or more; default 5s
 	Timeout  time.Duration `yaml:"timeout"`  // default 2s
 	// HealthyThreshold and UnhealthyThreshold are how many equal results in
 	// a row change the verdict. Defaults 2 and 3.
@@ -120,7 +130,8 @@ type Ejection struct {
 
 // DNS says how host names of targets are resolved.
 type DNS struct {
-	// Refresh is the interval between two lookups of a name. Default 30s.
+	// Refresh is the interval between two lookups of a name: 1s or more.
+	// Default 30s.
 	Refresh time.Duration `yaml:"refresh"`
 	// Family is "any" (default: both, happy eyeballs), "ipv4" or "ipv6".
 	Family string `yaml:"family"`
@@ -153,7 +164,8 @@ type AcceptProxy struct {
 	From []netip.Prefix `yaml:"from"`
 }
 
-// Timeouts of every connection. A duration of 0 means no limit where that is said.
+// Timeouts of every connection. A duration of 0 means no limit where that is
+// said, and none is longer than 8760h (a year).
 type Timeouts struct {
 	Hello     time.Duration `yaml:"hello"`     // from accept to the whole ClientHello (PROXY header included); default 3s
 	Connect   time.Duration `yaml:"connect"`   // one connect to one address; default 5s
@@ -176,12 +188,14 @@ type Limits struct {
 	AcceptRate              int `yaml:"acceptRate"`              // new connections per second; default 0
 	AcceptBurst             int `yaml:"acceptBurst"`             // how many at once on top; default: AcceptRate
 	// HelloBytes is the largest ClientHello, handshake header included.
-	// Default 65536 (64 KiB), at most 65536.
+	// 512 to 65536 (64 KiB); default 65536.
 	HelloBytes int `yaml:"helloBytes"`
 	// HelloMemory bounds what all hellos together may take of the agent's
-	// memory while they are read, in bytes. Default 67108864 (64 MiB).
+	// memory while they are read, in bytes: HelloBytes or more. Default
+	// 67108864 (64 MiB).
 	HelloMemory int `yaml:"helloMemory"`
-	// OpenFiles is the open file limit to ask for at start. Default 1048576.
+	// OpenFiles is the open file limit to ask for at start: 1024 or more.
+	// Default 1048576.
 	OpenFiles int `yaml:"openFiles"`
 }
 

@@ -118,6 +118,7 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 	}
 	e := c.endpoint
 	c.rec.Endpoint = e.Name
+	e.Metrics.Opened()
 	if n := e.Active.Add(1); e.MaxConnections > 0 && n > int64(e.MaxConnections) {
 		return c.overLimit(telemetry.LimitEndpoint)
 	}
@@ -141,7 +142,7 @@ func (c *conn) dial() telemetry.Outcome {
 	}
 	c.dialed = d
 	c.rec.Upstream, c.rec.UpstreamHost, c.rec.Attempts = d.Addr, d.Target, d.Attempts
-	c.endpoint.Metrics.ObserveDial(c.rec.Dial)
+	c.s.metrics.ObserveDial(c.rec.Dial)
 	return telemetry.OutcomeRouted
 }
 

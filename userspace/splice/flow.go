@@ -35,7 +35,8 @@ type flow struct {
 	fds       [2]int // In: client, Out: upstream; also the index of the direction that starts there
 	dir       [2]direction
 	last      time.Duration // of the worker's clock: when a byte last moved
-	deadline  time.Duration // when the worker looks at the flow again; owned by worker.mu
+	look      time.Duration // when the worker looks at the flow again, 0: never
+	deadline  time.Duration // the same, for the heap; owned by worker.mu
 	heapIndex int           // in worker.timers; owned by worker.mu
 	slot      uint32
 	idle      time.Duration

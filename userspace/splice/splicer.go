@@ -88,9 +88,7 @@ func (s *Splicer) Start(fl Flow) {
 	if f.dead != none || f.dir[In].closed {
 		// The loop hears of what happens from now on, and of what is
 		// readable or broken by the time of add; not of what pump found.
-		w.mu.Lock()
-		w.schedule(f, 1)
-		w.mu.Unlock()
+		w.lookAgain(f, 1)
 	}
 }
 

@@ -83,8 +83,8 @@ func (w *worker) add(f *flow, look time.Duration) error {
 	gen := w.slots[n].gen
 	f.slot = n
 	f.heapIndex = none
-	w.schedule(f, look)
 	w.mu.Unlock()
+	w.lookAgain(f, look)
 	w.flows.Add(1)
 	for side, fd := range f.fds {
 		ev := unix.EpollEvent{Events: watched, Fd: int32(n<<1) | int32(side), Pad: int32(gen)}
@@ -108,21 +108,14 @@ func (w *worker) remove(f *flow) {
 	w.flows.Add(-1)
 }
 
-// schedule has the loop look at f at the given time, 0 for never. w.mu is held.
-// A later time than the one set costs nothing now: the loop finds out when it
-// looks, so a busy flow does not move in the heap with every byte.
+// schedule puts f into the heap, or moves it to the front of where it is. w.mu is
+// held.
 func (w *worker) schedule(f *flow, at time.Duration) {
-	switch {
-	case at == 0:
-		return
-	case f.heapIndex == none:
-		f.deadline = at
+	f.deadline = at
+	if f.heapIndex == none {
 		heap.Push(&w.timers, f)
-	case at < f.deadline:
-		f.deadline = at
+	} else {
 		heap.Fix(&w.timers, f.heapIndex)
-	default:
-		return
 	}
 	if at < w.wakeAt {
 		w.wakeAt = at
@@ -241,11 +234,19 @@ func (w *worker) advance(f *flow) {
 		f.queued = true
 		w.again = append(w.again, f)
 	}
-	if next := f.settle(); next != 0 {
-		w.mu.Lock()
-		w.schedule(f, next)
-		w.mu.Unlock()
+	w.lookAgain(f, f.settle())
+}
+
+// lookAgain has the loop look at f at the given time, unless it will sooner. A
+// busy flow's time only moves back, which costs nothing here. f.mu is held.
+func (w *worker) lookAgain(f *flow, at time.Duration) {
+	if at == 0 || f.look != 0 && at >= f.look {
+		return
 	}
+	f.look = at
+	w.mu.Lock()
+	w.schedule(f, at)
+	w.mu.Unlock()
 }
 
 // expire looks at the flows whose time has come.
@@ -259,11 +260,8 @@ func (w *worker) expire() {
 		f := heap.Pop(&w.timers).(*flow)
 		w.mu.Unlock()
 		f.mu.Lock()
-		if next := f.settle(); next != 0 {
-			w.mu.Lock()
-			w.schedule(f, next)
-			w.mu.Unlock()
-		}
+		f.look = 0
+		w.lookAgain(f, f.settle())
 		f.mu.Unlock()
 	}
 }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+)
+
+// ErrNoNetem means that the kernel was built without CONFIG_NET_SCH_NETEM, so
+// that delay and reordering are not to be had. Loss and duplicates are.
+var ErrNoNetem = errors.New("kernel has no netem (CONFIG_NET_SCH_NETEM)")
+
+// Device is one end of a veth link of a [Network].
+type Device struct {
+	Namespace  *Namespace
+	Name       string
+	IPv4, IPv6 netip.Addr
+
+	peer *Device
+	loss link.Link // at the peer's ingress, see Impair
+}
+
+// Impairment is what happens to packets that leave a device. The zero value
+// is a clean link. Fractions are 0 to 1.
+//
+// A packet here is what the kernel hands over a veth in one go, up to 64 KB
+// of one flow, so losing one is a burst on a real wire.
+type Impairment struct {
+	Loss      float64 // fraction of packets lost
+	Duplicate float64 // fraction delivered twice
+
+	Delay   time.Duration // added to each packet; needs netem
+	Jitter  time.Duration // the delay varies by up to this much; needs netem
+	Reorder float64       // fraction that skips the delay; needs netem and a Delay
+}
+
+// SetUp puts the device up or takes it down. The peer loses its carrier with
+// it; taking it down drops its IPv6 addresses and routes as on any machine.
+func (d *Device) SetUp(up bool) error { return d.Namespace.setUp(d.Name, up) }
+
+// Impair replaces what was set before. It returns an error that wraps
+// [ErrNoNetem] where a field needs a kernel with netem.
+//
+// Loss and duplicates are made on the arriving side, by an eBPF program at the
+// peer's tcx ingress: a drop on the sending side is reported to the local TCP,
+// which would then back off without ever missing a packet.
+func (d *Device) Impair(i Impairment) error {
+	for _, fraction := range []float64{i.Loss, i.Duplicate, i.Reorder} {
+		if !(fraction >= 0 && fraction <= 1) {
+			return fmt.Errorf("impair %s: fraction %v is not between 0 and 1", d.Name, fraction)
+		}
+	}
+	if i.Reorder > 0 && i.Delay == 0 {
+		return fmt.Errorf("impair %s: reordering needs a delay to skip", d.Name)
+	}
+	if err := d.setNetem(i); err != nil {
+		return fmt.Errorf("impair %s of namespace %s: %w", d.Name, d.Namespace.name, err)
+	}
+	if err := d.setLoss(i.Loss, i.Duplicate); err != nil {
+		return fmt.Errorf("impair %s of namespace %s: %w", d.Name, d.Namespace.name, err)
+	}
+	return nil
+}
+
+func (d *Device) setNetem(i Impairment) error {
+	handle := d.Namespace.link
+	dev, err := handle.LinkByName(d.Name)
+	if err != nil {
+		return err
+	}
+	attributes := netlink.QdiscAttrs{
+		LinkIndex: dev.Attrs().Index,
+		Handle:    netlink.MakeHandle(1, 0),
+		Parent:    netlink.HANDLE_ROOT,
+	}
+	if i.Delay == 0 && i.Jitter == 0 {
+		err := handle.QdiscDel(&netlink.Netem{QdiscAttrs: attributes})
+		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EINVAL) {
+			return fmt.Errorf("remove netem: %w", err)
+		}
+		return nil // ENOENT, EINVAL: there was none
+	}
+	err = handle.QdiscReplace(netlink.NewNetem(attributes, netlink.NetemQdiscAttrs{
+		Latency:     uint32(i.Delay.Microseconds()),
+		Jitter:      uint32(i.Jitter.Microseconds()),
+		ReorderProb: float32(i.Reorder * 100), // in percent, as tc-netem(8)
+	}))
+	if errors.Is(err, syscall.ENOENT) {
+		return ErrNoNetem
+	}
+	return err
+}
+
+func (d *Device) setLoss(loss, duplicate float64) error {
+	if err := d.clearLoss(); err != nil {
+		return err
+	}
+	if loss == 0 && duplicate == 0 {
+		return nil
+	}
+	dev, err := d.peer.Namespace.link.LinkByName(d.peer.Name)
+	if err != nil {
+		return err
+	}
+	// The kernel looks the interface index up in the namespace of the caller.
+	return d.peer.Namespace.Do(func() (err error) {
+		d.loss, err = attachLoss(dev.Attrs().Index, loss, duplicate)
+		return err
+	})
+}
+
+func (d *Device) clearLoss() error {
+	if d.loss == nil {
+		return nil
+	}
+	err := d.loss.Close()
+	d.loss = nil
+	return err
+}
+
+func (d *Device) isUp() (bool, error) {
+	dev, err := d.Namespace.link.LinkByName(d.Name)
+	if err != nil {
+		return false, err
+	}
+	return dev.Attrs().OperState == netlink.OperUp, nil
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testenv
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// cleanupTimeout is what a cleanup waits before it is a failure.
+const cleanupTimeout = 10 * time.Second
+
+// TB is what this package needs of a [testing.TB]. It has a name of its own so
+// that the agent does not link package testing.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// Privileged fails the test, and says what to do, when the process lacks what
+// [CheckPrivileges] asks for. It does not skip: a test that never runs says
+// nothing.
+func Privileged(tb TB) {
+	tb.Helper()
+	if err := CheckPrivileges(); err != nil {
+		tb.Fatalf("this test needs privileges: %v", err)
+	}
+}
+
+// CheckLeaks takes a [Baseline] and checks it after every cleanup that the
+// test registers later: call it first.
+func CheckLeaks(tb TB) {
+	tb.Helper()
+	baseline, err := NewBaseline()
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	tb.Cleanup(func() {
+		tb.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		if err := baseline.Check(ctx); err != nil {
+			tb.Errorf("left behind: %v", err)
+		}
+	})
+}
+
+// MustNamespace is [NewNamespace] for the length of a test.
+func MustNamespace(tb TB, name string) *Namespace {
+	tb.Helper()
+	Privileged(tb)
+	return must(NewNamespace(name)).orFail(tb, (*Namespace).Close)
+}
+
+// MustNetwork is [NewNetwork] for the length of a test.
+func MustNetwork(tb TB, options NetworkOptions) *Network {
+	tb.Helper()
+	Privileged(tb)
+	return must(NewNetwork(options)).orFail(tb, (*Network).Close)
+}
+
+// MustBackend is [NewBackend] for the length of a test.
+func MustBackend(tb TB, ns *Namespace, options BackendOptions) *Backend {
+	tb.Helper()
+	return must(NewBackend(ns, options)).orFail(tb, (*Backend).Close)
+}
+
+// MustProcess is [StartProcess] for the length of a test: a child that is
+// still there at the end is stopped. How it exits is the test's to check.
+func MustProcess(tb TB, options ProcessOptions) *Process {
+	tb.Helper()
+	return must(StartProcess(options)).orFail(tb, func(p *Process) error {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		if err := p.Stop(ctx); errors.Is(err, context.DeadlineExceeded) {
+			return err // it had to be killed
+		}
+		return nil
+	})
+}
+
+// MustCA is [NewCA] in a test.
+func MustCA(tb TB) *CA {
+	tb.Helper()
+	return must(NewCA()).orFail(tb, nil)
+}
+
+// MustHello is [Hello] in a test.
+func MustHello(tb TB, name string, options HelloOptions) []byte {
+	tb.Helper()
+	return must(Hello(name, options)).orFail(tb, nil)
+}
+
+// result is a value or why there is none.
+type result[T any] struct {
+	value T
+	err   error
+}
+
+func must[T any](value T, err error) result[T] { return result[T]{value, err} }
+
+// orFail returns the value, and closes it after the test.
+func (r result[T]) orFail(tb TB, closeValue func(T) error) T {
+	tb.Helper()
+	if r.err != nil {
+		tb.Fatalf("%v", r.err)
+	}
+	if closeValue != nil {
+		tb.Cleanup(func() {
+			if err := closeValue(r.value); err != nil {
+				tb.Errorf("clean up: %v", err)
+			}
+		})
+	}
+	return r.value
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"cmp"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	minHelloBytes = 512
+	maxHelloBytes = 64 << 10
+	// maxDuration keeps a deadline from running over the end of time.
+	maxDuration = 365 * 24 * time.Hour
+)
+
+// check reports what is wrong with the values of a decoded file, and fills in
+// what is made of them: the fields without a key.
+func check(r *report, cfg *Config) {
+	var root *path
+	r.engine(root.key("engine"), cfg.Engine)
+	r.listen(root.key("listen"), cfg.Listen)
+	names := r.endpoints(root.key("endpoints"), cfg.Endpoints)
+	r.fallback(root.key("fallback"), &cfg.Fallback, names, cfg.Endpoints)
+	r.refuse(root.key("refuse"), &cfg.Refuse)
+	r.trusted(root.key("proxyProtocol").key("from"), cfg.ProxyProtocol.From)
+	r.timeouts(root.key("timeouts"), &cfg.Timeouts)
+	r.limits(root.key("limits"), &cfg.Limits)
+	r.oneOf(root.key("log").key("format"), cfg.Log.Format, "json", "text")
+	r.oneOf(root.key("log").key("level"), cfg.Log.Level, "debug", "info", "warn", "error")
+	r.admin(root.key("admin").key("address"), &cfg.Admin)
+}
+
+func (r *report) engine(p *path, engine string) {
+	switch engine {
+	case "packet", "sockmap", "copy":
+		r.wrong(p, `engine %q is not in this version, use "auto" or "splice"`, engine)
+	default:
+		r.oneOf(p, engine, "auto", "splice")
+	}
+}
+
+// listen reports addresses that more than one entry covers.
+func (r *report) listen(p *path, entries []netip.Prefix) {
+	type entry struct {
+		netip.Prefix
+		path *path
+	}
+	var sorted []entry
+	for i, prefix := range entries {
+		at := p.element(i)
+		switch {
+		case !prefix.IsValid(): // could not be decoded
+		case prefix.Addr().IsMulticast():
+			r.wrong(at, "%s is a multicast address, no connection comes to it", prefix.Addr())
+		case prefix.IsSingleIP() && prefix.Addr().IsUnspecified():
+			sorted = append(sorted, entry{netip.PrefixFrom(prefix.Addr(), 0), at})
+		default:
+			sorted = append(sorted, entry{prefix, at})
+		}
+	}
+	// A prefix sorts right before what it covers.
+	slices.SortStableFunc(sorted, func(a, b entry) int { return a.Compare(b.Prefix) })
+	for i := 1; i < len(sorted); i++ {
+		wide, narrow := sorted[i-1], sorted[i]
+		if !wide.Overlaps(narrow.Prefix) {
+			continue
+		}
+		first, second := wide.path, narrow.path
+		if first.index > second.index {
+			first, second = second, first
+		}
+		r.wrong(second, "%s overlaps %s (%s)", entries[second.index], entries[first.index], r.at(first))
+		sorted[i] = wide
+	}
+}
+
+func (r *report) fallback(p *path, f *Fallback, names map[string]int, endpoints []Endpoint) {
+	for _, one := range []struct{ key, name string }{
+		{"unknownName", f.UnknownName},
+		{"noSNI", f.NoSNI},
+		{"notTLS", f.NotTLS},
+	} {
+		if _, ok := names[one.name]; ok || one.name == "" {
+			continue
+		}
+		meant := didYouMean(one.name, func(yield func(string) bool) {
+			for i := range endpoints {
+				if !yield(endpoints[i].Name) {
+					return
+				}
+			}
+		})
+		r.wrong(p.key(one.key), "no endpoint has the name %s%s", quote(one.name), meant)
+	}
+}
+
+func (r *report) refuse(p *path, f *Refuse) {
+	for _, one := range []struct{ key, how string }{
+		{"unknownName", f.UnknownName},
+		{"noSNI", f.NoSNI},
+		{"malformed", f.Malformed},
+		{"helloTimeout", f.HelloTimeout},
+		{"tooLarge", f.TooLarge},
+		{"overLimit", f.OverLimit},
+		{"dialFailed", f.DialFailed},
+	} {
+		r.oneOf(p.key(one.key), one.how, "close", "reset", "alert")
+	}
+	if f.NotTLS == "alert" {
+		r.wrong(p.key("notTLS"), `expected "close" or "reset": a client that does not speak TLS cannot read an alert`)
+	} else {
+		r.oneOf(p.key("notTLS"), f.NotTLS, "close", "reset")
+	}
+}
+
+func (r *report) trusted(p *path, networks []netip.Prefix) {
+	for i, prefix := range networks {
+		if prefix.IsValid() && prefix.IsSingleIP() && prefix.Addr().IsUnspecified() {
+			r.wrong(p.element(i), "no connection comes from %s, use %s/0 for every address", prefix.Addr(), prefix.Addr())
+		}
+	}
+}
+
+func (r *report) timeouts(p *path, t *Timeouts) {
+	r.duration(p.key("hello"), t.Hello, time.Millisecond)
+	r.duration(p.key("connect"), t.Connect, time.Millisecond)
+	r.duration(p.key("idle"), t.Idle, 0)
+	r.duration(p.key("halfClose"), t.HalfClose, 0)
+	r.duration(p.key("drain"), t.Drain, 0)
+}
+
+// duration reports a duration that is shorter than low, or too long.
+func (r *report) duration(p *path, d, low time.Duration) {
+	if d < low {
+		r.wrong(p, "expected %s or more, found %s", low, d)
+	}
+	if d > maxDuration {
+		r.wrong(p, "expected %s (a year) or less, found %s", maxDuration, d)
+	}
+}
+
+func (r *report) limits(p *path, l *Limits) {
+	r.within(p.key("maxConnections"), l.MaxConnections, 0, math.MaxInt32)
+	r.within(p.key("maxConnectionsPerClient"), l.MaxConnectionsPerClient, 0, math.MaxInt32)
+	r.within(p.key("acceptRate"), l.AcceptRate, 0, math.MaxInt32)
+	r.within(p.key("acceptBurst"), l.AcceptBurst, 0, math.MaxInt32)
+	if l.AcceptBurst > 0 && l.AcceptRate == 0 {
+		r.wrong(p.key("acceptBurst"), "without acceptRate there is nothing to go over")
+	}
+	r.within(p.key("helloBytes"), l.HelloBytes, minHelloBytes, maxHelloBytes)
+	r.within(p.key("helloMemory"), l.HelloMemory, cmp.Or(l.HelloBytes, minHelloBytes), 1<<40)
+	r.within(p.key("openFiles"), l.OpenFiles, 1024, 1<<30)
+}
+
+func (r *report) admin(p *path, a *Admin) {
+	_, a.AddressSet = p.find(r.root)
+	if a.Address == "off" {
+		return
+	}
+	host, port, err := net.SplitHostPort(a.Address)
+	if err == nil && host != "" {
+		if _, notIP := netip.ParseAddr(host); notIP != nil {
+			_, err = parseHostName(host)
+		}
+	}
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16) // 0: any free port
+	}
+	if err != nil {
+		r.wrong(p, `expected HOST:PORT or "off", found %s`, quote(a.Address))
+	}
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import "time"
+
+// prototypes are what a file's values are decoded over: a key that is not
+// there keeps what stands here.
+type prototypes struct {
+	config   Config
+	endpoint Endpoint // each element of Config.Endpoints
+	target   Target   // each element of Upstream.Targets
+}
+
+// defaults holds every default but those that depend on other keys, which
+// derive fills in.
+func defaults() prototypes {
+	return prototypes{
+		config: Config{
+			Engine: "auto",
+			Refuse: Refuse{
+				UnknownName:  "close",
+				NoSNI:        "close",
+				Malformed:    "close",
+				NotTLS:       "close",
+				HelloTimeout: "close",
+				TooLarge:     "close",
+				OverLimit:    "close",
+				DialFailed:   "close",
+			},
+			Timeouts: Timeouts{
+				Hello:     3 * time.Second,
+				Connect:   5 * time.Second,
+				Idle:      time.Hour,
+				HalfClose: 5 * time.Minute,
+				Drain:     30 * time.Second,
+			},
+			Limits: Limits{
+				HelloBytes:  maxHelloBytes,
+				HelloMemory: 64 << 20,
+				OpenFiles:   1 << 20,
+			},
+			Log:   Log{Format: "json", Level: "info", Access: true},
+			Admin: Admin{Address: "127.0.0.1:9180"},
+		},
+		endpoint: Endpoint{
+			Upstream: Upstream{
+				LoadBalancing: "roundRobin",
+				Retries:       2,
+				HealthCheck: HealthCheck{
+					Interval:           5 * time.Second,
+					Timeout:            2 * time.Second,
+					HealthyThreshold:   2,
+					UnhealthyThreshold: 3,
+				},
+				Ejection: Ejection{Failures: 3, Duration: 10 * time.Second},
+				DNS:      DNS{Refresh: 30 * time.Second, Family: "any"},
+			},
+		},
+		target: Target{Weight: 1},
+	}
+}
+
+// derive fills in the defaults that depend on other keys.
+func derive(cfg *Config) {
+	if cfg.Limits.AcceptBurst == 0 {
+		cfg.Limits.AcceptBurst = cfg.Limits.AcceptRate
+	}
+	for i := range cfg.Endpoints {
+		ep := &cfg.Endpoints[i]
+		if hc := &ep.Upstream.HealthCheck; hc.ServerName == "" && !isWildcard(ep.ServerName) {
+			hc.ServerName = ep.ServerName
+		}
+	}
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package telemetry
+
+import (
+	"io"
+	"sync"
+)
+
+// asyncLimit is how many bytes of lines may wait for a slow sink: some seconds of
+// a very busy agent.
+const asyncLimit = 8 << 20
+
+// AsyncWriter takes lines without ever waiting for where they go: a full disk or a
+// stopped terminal must not stop connections. Lines that find the buffer full are
+// dropped and counted. It is safe for concurrent use.
+type AsyncWriter struct {
+	sink    io.Writer
+	dropped func()
+
+	mu      sync.Mutex
+	wake    sync.Cond
+	buf     []byte
+	closed  bool
+	stopped chan struct{}
+}
+
+// NewAsyncWriter starts a writer to sink; dropped is called for each lost line.
+func NewAsyncWriter(sink io.Writer, dropped func()) *AsyncWriter {
+	w := &AsyncWriter{sink: sink, dropped: dropped, stopped: make(chan struct{})}
+	w.wake.L = &w.mu
+	go w.run()
+	return w
+}
+
+// Write takes one line. It never fails.
+func (w *AsyncWriter) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	full := w.closed || len(w.buf)+len(line) > asyncLimit
+	if !full {
+		w.buf = append(w.buf, line...)
+	}
+	w.mu.Unlock()
+	if full {
+		w.dropped()
+	} else {
+		w.wake.Signal()
+	}
+	return len(line), nil
+}
+
+func (w *AsyncWriter) run() {
+	defer close(w.stopped)
+	var writing []byte
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		for len(w.buf) == 0 && !w.closed {
+			w.wake.Wait()
+		}
+		if len(w.buf) == 0 {
+			return
+		}
+		writing, w.buf = w.buf, writing[:0]
+		w.mu.Unlock()
+		_, err := w.sink.Write(writing)
+		if err != nil {
+			w.dropped() // one at least; there is nowhere to say more
+		}
+		if cap(writing) > asyncLimit/8 {
+			writing = nil // a burst is over: give its memory back
+		}
+		w.mu.Lock()
+	}
+}
+
+// Close writes what is there and ends the writer.
+func (w *AsyncWriter) Close() error {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.wake.Signal()
+	<-w.stopped
+	return nil
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package telemetry
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Record is one connection, for its line in the access log. Whoever serves the
+// connection owns it and fills it as it goes; zero values are left out.
+type Record struct {
+	ID               string
+	Start            time.Time
+	Client, Listener netip.AddrPort // Client is the PROXY header's, if one came
+	Via              netip.AddrPort // who sent the PROXY header
+	SNI              string
+	ALPN             []string // as offered
+	JA4              string
+	ECH              bool
+	Endpoint         string
+	Match            string // the name that matched, or "fallback:" and the outcome it takes
+	Upstream         netip.AddrPort
+	UpstreamHost     string // host:port as configured
+	Attempts         int    // connects and look-ups that it took
+	Engine           string
+	EngineReason     string // why it is not a faster one
+
+	BytesIn, BytesOut  int64         // client to upstream, upstream to client
+	Hello, Dial, Total time.Duration // from accept to the whole hello; of dialling; of the connection
+
+	Outcome  Outcome
+	Reason   string // details: what was malformed, which limit, what the dial met
+	End      End
+	ClosedBy Side
+}
+
+// Keys of the access line.
+const (
+	KeyID           = "id"
+	KeyClient       = "client"
+	KeyVia          = "via"
+	KeyListener     = "listener"
+	KeySNI          = "sni"
+	KeyALPN         = "alpn"
+	KeyJA4          = "ja4"
+	KeyECH          = "ech"
+	KeyEndpoint     = "endpoint"
+	KeyMatch        = "match"
+	KeyUpstream     = "upstream"
+	KeyUpstreamHost = "upstream_host"
+	KeyAttempts     = "attempts"
+	KeyEngine       = "engine"
+	KeyEngineReason = "engine_reason"
+	KeyBytesIn      = "bytes_in"
+	KeyBytesOut     = "bytes_out"
+	KeyHello        = "hello_ms"
+	KeyDial         = "dial_ms"
+	KeyTotal        = "total_ms"
+	KeyOutcome      = "outcome"
+	KeyReason       = "reason"
+	KeyEnd          = "end"
+	KeyClosedBy     = "closed_by"
+)
+
+// AccessLog writes one line per connection. The line's time is that of its end.
+type AccessLog struct{ logger *slog.Logger }
+
+// NewAccessLog returns a log that writes to l, whose handler escapes what hostile
+// clients put into names and protocols, as slog's JSON and text handlers do.
+func NewAccessLog(l *slog.Logger) *AccessLog { return &AccessLog{l} }
+
+// Write writes r's line. It keeps no reference to r.
+func (a *AccessLog) Write(r *Record) {
+	level := r.Outcome.Level()
+	ctx := context.Background()
+	if !a.logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 24)
+	text := func(key, v string) {
+		if v != "" {
+			attrs = append(attrs, slog.String(key, v))
+		}
+	}
+	address := func(key string, v netip.AddrPort) {
+		if v.IsValid() {
+			attrs = append(attrs, slog.String(key, v.String()))
+		}
+	}
+	text(KeyID, r.ID)
+	address(KeyClient, r.Client)
+	address(KeyVia, r.Via)
+	address(KeyListener, r.Listener)
+	text(KeySNI, r.SNI)
+	if len(r.ALPN) > 0 {
+		attrs = append(attrs, slog.Any(KeyALPN, r.ALPN))
+	}
+	text(KeyJA4, r.JA4)
+	if r.ECH {
+		attrs = append(attrs, slog.Bool(KeyECH, true))
+	}
+	text(KeyEndpoint, r.Endpoint)
+	text(KeyMatch, r.Match)
+	address(KeyUpstream, r.Upstream)
+	text(KeyUpstreamHost, r.UpstreamHost)
+	if r.Attempts > 1 {
+		attrs = append(attrs, slog.Int(KeyAttempts, r.Attempts))
+	}
+	text(KeyEngine, r.Engine)
+	text(KeyEngineReason, r.EngineReason)
+	if r.Engine != "" {
+		attrs = append(attrs, slog.Int64(KeyBytesIn, r.BytesIn), slog.Int64(KeyBytesOut, r.BytesOut))
+	}
+	duration := func(key string, v time.Duration) {
+		if v > 0 {
+			// Three decimals: microseconds.
+			attrs = append(attrs, slog.Float64(key, float64(v.Microseconds())/1000))
+		}
+	}
+	duration(KeyHello, r.Hello)
+	duration(KeyDial, r.Dial)
+	duration(KeyTotal, r.Total)
+	text(KeyOutcome, r.Outcome.String())
+	text(KeyReason, r.Reason)
+	text(KeyEnd, r.End.String())
+	text(KeyClosedBy, r.ClosedBy.String())
+	a.logger.LogAttrs(ctx, level, "connection", attrs...)
+}
