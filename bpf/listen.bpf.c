@@ -47,7 +47,7 @@ struct {
 static __always_inline enum verdict steer(struct bpf_sk_lookup *ctx)
 {
 	struct prefix key = {};
-	struct bpf_sock *sk;
+	struct bpf_sock *sk = NULL;
 	__u32 *slot;
 	long err;
 
@@ -69,10 +69,17 @@ static __always_inline enum verdict steer(struct bpf_sk_lookup *ctx)
 		__builtin_memcpy(key.addr, ip, sizeof(ip));
 	}
 
-	slot = bpf_map_lookup_elem(&prefixes, &key);
-	if (!slot)
-		return NO_PREFIX;
-	sk = bpf_map_lookup_elem(&sockets, slot);
+	/*
+	 * User space may take the prefix out and empty its slot between the two
+	 * lookups. Then the prefix that has come in its place is found by asking
+	 * again; once is enough, as a slot is emptied after its prefix is gone.
+	 */
+	for (int i = 0; i < 2 && !sk; i++) {
+		slot = bpf_map_lookup_elem(&prefixes, &key);
+		if (!slot)
+			return NO_PREFIX;
+		sk = bpf_map_lookup_elem(&sockets, slot);
+	}
 	if (!sk)
 		return NO_SOCKET;
 

@@ -56,6 +56,7 @@ struct bpf_sk_lookup {
 };
 
 /* Constants that BTF does not carry: they are macros in the kernel. */
+#define NULL ((void *)0)
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6

@@ -67,3 +67,12 @@ func TestCheckNameTakesNoOtherByte(t *testing.T) {
 		}
 	}
 }
+
+func TestCanonicalName(t *testing.T) {
+	if got, err := CanonicalName("A.Test"); got != "a.test" || err != nil {
+		t.Errorf("CanonicalName(A.Test) = %q, %v, want a.test", got, err)
+	}
+	if got, err := CanonicalName("a.test."); got != "" || err != error(NameDot) {
+		t.Errorf("CanonicalName(a.test.) = %q, %v, want %v", got, err, NameDot)
+	}
+}

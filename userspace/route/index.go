@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// index maps names to choices: a hash table with linear probing. A lookup in a
-// large table costs what it waits for memory, not what it computes. So a slot
-// is one cache line with the name in it, and one byte for each slot, all of
-// them together, tells most names that are not there without a look at any
-// slot. A Go map reads three or four lines, one after the other, and takes more
-// than twice as long.
+// index maps names to choices: a hash table with linear probing, at most half
+// full. A lookup in a large table costs what it waits for memory, not what it
+// computes. So a slot is one cache line with the name in it, and one byte for
+// each slot, all of them together, tells most names that are not there without
+// a look at any slot. A Go map reads three or four lines, one after the other,
+// and takes more than twice as long.
 //
 // The zero index is empty. The hash is seeded, so that who chooses the names
 // cannot choose the slots.
@@ -95,14 +95,10 @@ type indexBuilder struct {
 // newIndexBuilder is for up to n names of size bytes together, each with a
 // prefix of the given length.
 func newIndexBuilder(n, size, prefix int) *indexBuilder {
-	slots := n + n/2
-	if n > 0 {
-		slots++ // at least one remains free, where the search for a key ends
-	}
 	b := &indexBuilder{index: index{
 		seed:   maphash.MakeSeed(),
-		tags:   make([]uint8, slots),
-		slots:  make([]slot, slots),
+		tags:   make([]uint8, 2*n),
+		slots:  make([]slot, 2*n),
 		prefix: prefix,
 	}}
 	b.text.Grow(size)

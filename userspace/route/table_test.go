@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -78,6 +79,42 @@ func TestLookup(t *testing.T) {
 	}
 	if diff := cmp.Diff([]uint16{443, 8443}, table.Ports()); diff != "" {
 		t.Errorf("Ports (-want +got):\n%s", diff)
+	}
+}
+
+func TestSlotIsOneCacheLine(t *testing.T) {
+	if size := reflect.TypeFor[slot]().Size(); size != 64 {
+		t.Errorf("slot takes %d bytes", size)
+	}
+}
+
+// TestLookupOfLongNames has names that do not fit into a slot, and differ only
+// in the part that does not. There are enough of them for some to meet in a
+// slot with the same tag.
+func TestLookupOfLongNames(t *testing.T) {
+	var entries []Entry
+	for _, length := range []int{51, 52, 100, maxName - len("*.")} {
+		for i := range 5000 {
+			name := fmt.Sprintf("%s%05d", strings.Repeat("x", length-5), i)
+			entries = append(entries,
+				Entry{Port: 443, Name: name, Endpoint: len(entries)},
+				Entry{Port: 443, Name: "*." + name, Endpoint: len(entries) + 1})
+		}
+	}
+	table := mustBuild(t, entries)
+	for i := 0; i < len(entries); i += 2 {
+		name := entries[i].Name
+		want := Match{Endpoint: i, Pattern: name, Kind: Exact}
+		if got, _ := table.Lookup(443, name, nil); got != want {
+			t.Fatalf("Lookup(%q) = %v, want %v", name, got, want)
+		}
+		want = Match{Endpoint: i + 1, Pattern: "*." + name, Kind: Wildcard}
+		if got, _ := table.Lookup(443, "y."+name, nil); got != want {
+			t.Fatalf("Lookup(%q) = %v, want %v", "y."+name, got, want)
+		}
+		if got, ok := table.Lookup(443, name[:len(name)-1]+"z", nil); ok {
+			t.Fatalf("Lookup of %q with another end = %v", name, got)
+		}
 	}
 }
 

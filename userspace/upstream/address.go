@@ -20,6 +20,8 @@ type address struct {
 	ejected  time.Time // out until then, and for a trial then; zero: in
 	trial    bool      // a connect that decides about an ejection is under way
 
+	gone bool // the name or the pool has ended: its state is told no more
+
 	sick   bool // the verdict of the checks
 	streak int  // checks in a row that contradict it
 	stop   context.CancelFunc
@@ -43,6 +45,17 @@ const (
 	failed
 )
 
+// leave ends a's checks and tells whether it was down, as far as anybody knows.
+// The caller holds Pool.mu.
+func (a *address) leave() (down bool) {
+	if a.stop != nil {
+		a.stop()
+	}
+	down = !a.gone && !a.up()
+	a.gone = true
+	return down
+}
+
 // settle notes the result of a connect to a; each pick of an address is settled
 // once. why is for the log.
 func (p *Pool) settle(a *address, r result, why string) {
@@ -63,12 +76,12 @@ func (p *Pool) settle(a *address, r result, why string) {
 			a.ejected = now.Add(p.ejectFor)
 		}
 	}
-	is := a.up()
+	is, gone := a.up(), a.gone
 	p.mu.Unlock()
 	if eject && p.observer != nil {
 		p.observer.Ejected(a.target.name, a.addr)
 	}
-	if was != is {
+	if was != is && !gone {
 		p.changed(a, is, why)
 	}
 }

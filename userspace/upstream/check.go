@@ -57,13 +57,13 @@ func (p *Pool) checked(a *address, err error) {
 	if limit := p.bg.check.Healthy; a.sick && a.streak >= limit {
 		a.sick, a.streak = false, 0
 	}
-	is := a.up()
+	is, gone := a.up(), a.gone
 	p.mu.Unlock()
 
 	if p.observer != nil {
 		p.observer.Checked(a.target.name, a.addr, err == nil)
 	}
-	if was != is {
+	if was != is && !gone {
 		why := "health check passed"
 		if err != nil {
 			why = "health check: " + err.Error()
@@ -95,7 +95,7 @@ func probeTCP(ctx context.Context, addr netip.AddrPort) error {
 }
 
 // probeLinger is how long a TLS check waits for the server's end of the goodbye.
-const probeLinger = 200 * time.Millisecond
+const probeLinger = time.Second
 
 // probeTLS does a handshake. It says goodbye (close_notify) and reads what the
 // server has sent, session tickets above all: a close before that would be a

@@ -225,7 +225,18 @@ func TestProbes(t *testing.T) {
 		return nil, nil
 	}
 	plain := server(t, readOn)
-	speaksTLS := server(t, func(conn net.Conn) { readOn(tls.Server(conn, config)) })
+	speaksTLS := server(t, func(conn net.Conn) {
+		secure := tls.Server(conn, config)
+		_, err := secure.Read(make([]byte, 1))
+		// A check that has closed for good answers with a reset.
+		for range 10 {
+			if _, err := secure.Write([]byte{0}); err != nil {
+				ends <- err
+				return
+			}
+		}
+		ends <- err
+	})
 	mute := server(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	hangsUp := server(t, func(net.Conn) {})
 	l, err := net.Listen("tcp", "127.0.0.1:0")

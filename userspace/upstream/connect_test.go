@@ -62,7 +62,8 @@ func TestConnectGoesOnToTheNextTarget(t *testing.T) {
 }
 
 func TestConnectTriesOtherTargetsBeforeOtherAddresses(t *testing.T) {
-	bed := newBed(t, Spec{Retries: 9}, "many.test:1", a)
+	// The weight would have the name picked again and again.
+	bed := newBed(t, Spec{Retries: 9, Targets: []Target{weighted(t, "many.test:1", 9)}}, a)
 	bed.names.set("many.test", "192.0.2.1", "192.0.2.2")
 	for _, addr := range []string{a, "192.0.2.1:1", "192.0.2.2:1"} {
 		bed.net.set(addr, refuses)

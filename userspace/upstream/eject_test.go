@@ -4,6 +4,7 @@ package upstream
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,6 +149,51 @@ func TestPoolFailsOpen(t *testing.T) {
 		if !bed.status(t, b).Up() {
 			t.Error("a connect that works does not bring the address back")
 		}
+	})
+}
+
+func TestEachDownHasItsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bed := newBed(t, Spec{Refresh: time.Minute, EjectAfter: 1, EjectFor: time.Hour}, a, "many.test:1")
+		bed.names.set("many.test", "192.0.2.1", "192.0.2.2")
+		for _, addr := range []string{a, "192.0.2.1:1", "192.0.2.2:1"} {
+			bed.net.set(addr, refuses)
+		}
+		bed.Start(t.Context())
+		for range 3 {
+			bed.fail(t, t.Context())
+		}
+		down := func() (n int) {
+			for _, e := range bed.events.took() {
+				switch {
+				case strings.Contains(e, " false: "):
+					n++
+				case strings.Contains(e, " true: "):
+					n--
+				}
+			}
+			return n
+		}
+		if n := down(); n != 3 {
+			t.Errorf("%d down, want all 3", n)
+		}
+		bed.names.set("many.test", "192.0.2.2")
+		time.Sleep(2 * time.Minute)
+		if n := down(); n != -1 {
+			t.Errorf("one address gone: the number that are down changes by %d", n)
+		}
+		bed.Close()
+		bed.Close()
+		if n := down(); n != -2 {
+			t.Errorf("closed: the number that are down changes by %d", n)
+		}
+		bed.net.set(a, accepts)
+		bed.net.set("192.0.2.2:1", accepts)
+		bed.goes(t, 2) // connections that were accepted before
+		if n := down(); n != 0 {
+			t.Errorf("after Close it changes by %d", n)
+		}
+		bed.log.want(t, 3)
 	})
 }
 

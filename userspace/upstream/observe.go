@@ -11,7 +11,9 @@ type Observer interface {
 	// DialFailed is one failed connect or first lookup; reason is a Reason's
 	// name, never Canceled's. target is empty for NoTarget.
 	DialFailed(target, reason string)
-	// Changed is an address that goes down or comes up.
+	// Changed is an address that goes down or comes up. Each down has its up,
+	// so that a gauge may count those that are down: it comes at the latest
+	// when the name loses the address or the pool is closed.
 	Changed(target string, addr netip.AddrPort, up bool, why string)
 	// Ejected is an address taken out for failed connects, each time.
 	Ejected(target string, addr netip.AddrPort)
@@ -32,6 +34,17 @@ func (p *Pool) changed(a *address, up bool, why string) {
 		p.logger.Info("upstream up", "target", a.target.name, "address", a.addr, "why", why)
 	default:
 		p.logger.Warn("upstream down", "target", a.target.name, "address", a.addr, "why", why)
+	}
+}
+
+// left tells of addresses that were down and are no longer the pool's: nothing
+// for the log.
+func (p *Pool) left(addrs []*address) {
+	if p.observer == nil {
+		return
+	}
+	for _, a := range addrs {
+		p.observer.Changed(a.target.name, a.addr, true, "gone")
 	}
 }
 

@@ -73,6 +73,7 @@ type Pool struct {
 	mu      sync.Mutex
 	targets []target
 	clock   uint64 // counts picks of an address
+	closed  bool
 }
 
 // target is a Target at work.
@@ -178,15 +179,24 @@ func (p *Pool) Start(ctx context.Context) {
 // keeps working with what is known: a connection that was accepted before a
 // reload may still need it. Closing twice does nothing.
 func (p *Pool) Close() {
-	if p.bg == nil {
-		return
-	}
+	var down []*address
 	p.mu.Lock()
-	if p.bg.cancel != nil {
+	p.closed = true
+	for i := range p.targets {
+		for _, a := range p.targets[i].addrs {
+			if a.leave() {
+				down = append(down, a)
+			}
+		}
+	}
+	if p.bg != nil && p.bg.cancel != nil {
 		p.bg.cancel()
 	}
 	p.mu.Unlock()
-	p.bg.wg.Wait()
+	p.left(down)
+	if p.bg != nil {
+		p.bg.wg.Wait()
+	}
 }
 
 // TargetStatus is the state of one address of one target.

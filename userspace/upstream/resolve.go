@@ -84,11 +84,13 @@ func (p *Pool) look(ctx context.Context, t *target) error {
 		return err
 	}
 	l.err, l.failedAt = err, time.Now()
+	var down []*address
 	if err == nil {
-		p.replace(t, ips)
+		down = p.replace(t, ips)
 	}
 	p.startRefresh(t)
 	p.mu.Unlock()
+	p.left(down)
 	p.resolved(t, before, err)
 	return err
 }
@@ -113,8 +115,9 @@ func (b *background) lookUp(ctx context.Context, host string) ([]netip.Addr, err
 }
 
 // replace gives t the addresses ips. What stays keeps its state; what goes loses
-// it, and its connections go on. The caller holds p.mu.
-func (p *Pool) replace(t *target, ips []netip.Addr) {
+// it, and its connections go on: replace returns those of them that were down.
+// The caller holds p.mu.
+func (p *Pool) replace(t *target, ips []netip.Addr) (down []*address) {
 	old := make(map[netip.Addr]*address, len(t.addrs))
 	for _, a := range t.addrs {
 		old[a.addr.Addr()] = a
@@ -128,18 +131,19 @@ func (p *Pool) replace(t *target, ips []netip.Addr) {
 		seen[ip] = true
 		a := old[ip]
 		if a == nil {
-			a = &address{target: t, addr: netip.AddrPortFrom(ip, t.port)}
+			a = &address{target: t, addr: netip.AddrPortFrom(ip, t.port), gone: p.closed}
 			p.startCheck(a)
 		}
 		addrs = append(addrs, a)
 		delete(old, ip)
 	}
 	for _, a := range old {
-		if a.stop != nil {
-			a.stop()
+		if a.leave() {
+			down = append(down, a)
 		}
 	}
 	t.addrs = addrs
+	return down
 }
 
 // startRefresh begins to look up t's name again and again, once. The caller holds

@@ -90,9 +90,9 @@ func TestFailedRefreshKeepsTheAddresses(t *testing.T) {
 
 func TestFirstLookupFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bed := newBed(t, Spec{}, "a.test:1")
+		bed := newBed(t, Spec{Retries: 2}, "a.test:1")
 		for range 5 {
-			if err := bed.fail(t, t.Context()); err.Reason != Resolve {
+			if err := bed.fail(t, t.Context()); err.Reason != Resolve || len(err.Attempts) != 1 {
 				t.Errorf("got %v", err)
 			}
 		}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/spliceway/spliceway/"
+
+// arrows is who may import whom inside the module, tests left out, each with its
+// reason. A package that is not here, or an import that is not in its line, fails.
+var arrows = map[string]struct {
+	imports []string
+	why     string
+}{
+	"bpf":                   {nil, "generated from C"},
+	"maps":                  {[]string{"bpf"}, "the only code that touches a map"},
+	"loader":                {[]string{"bpf", "maps"}, "loads programs, fills maps"},
+	"userspace/sock":        {nil, "system calls only"},
+	"userspace/clienthello": {nil, "pure"},
+	"userspace/route":       {nil, "pure"},
+	"userspace/config":      {nil, "pure: a file in, a value out"},
+	"userspace/telemetry":   {nil, "words and metrics, for everyone"},
+	"userspace/admin":       {nil, "is given handlers"},
+	"userspace/upstream":    {[]string{"userspace/sock"}, "dials; tells its observer, counts nothing itself"},
+	"userspace/splice":      {[]string{"userspace/sock", "userspace/telemetry"}, "moves bytes between two sockets, reports how it ended"},
+	"userspace/proxy": {[]string{"userspace/clienthello", "userspace/route", "userspace/sock", "userspace/splice", "userspace/telemetry", "userspace/upstream"},
+		"leads a connection through all of these; knows no configuration file and no BPF"},
+	"userspace/agent": {[]string{"loader", "userspace/admin", "userspace/clienthello", "userspace/config", "userspace/proxy", "userspace/route",
+		"userspace/sock", "userspace/splice", "userspace/telemetry", "userspace/upstream"}, "the composition root"},
+	"cmd/spliceway":                         {[]string{"loader", "testenv/demo", "userspace/agent", "userspace/config", "userspace/telemetry"}, "the command line"},
+	"testenv":                               {nil, "knows nothing of the agent, so that any relay can be put to the test"},
+	"testenv/demo":                          {[]string{"testenv", "userspace/telemetry"}, "runs the agent as a child, reads its log"},
+	"testenv/bench":                         {[]string{"testenv"}, "measures any relay"},
+	"userspace/clienthello/internal/record": {[]string{"userspace/clienthello"}, "a tool that recorded the hellos of the tests"},
+}
+
+// kernelLibraries are for loader and what is below it, and for the test environment.
+var kernelLibraries = []string{"github.com/cilium/ebpf", "github.com/vishvananda/netlink"}
+
+func TestImportsFollowTheArrows(t *testing.T) {
+	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, module+"...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("list packages: %v", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg := strings.TrimPrefix(fields[0], module)
+		allowed, ok := arrows[pkg]
+		if !ok {
+			t.Errorf("%s is not in the table", pkg)
+			continue
+		}
+		for _, imported := range fields[1:] {
+			if own, ok := strings.CutPrefix(imported, module); ok && !slices.Contains(allowed.imports, own) {
+				t.Errorf("%s imports %s, which its line does not allow (%s)", pkg, own, allowed.why)
+			}
+			if strings.HasPrefix(pkg, "userspace/") && slices.ContainsFunc(kernelLibraries, func(l string) bool { return strings.HasPrefix(imported, l) }) {
+				t.Errorf("%s imports %s: the way to the kernel is package loader", pkg, imported)
+			}
+		}
+	}
+}
