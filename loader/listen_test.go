@@ -221,7 +221,7 @@ func TestListenSteeringChangesWithoutAGap(t *testing.T) {
 		}
 	})
 	for range 500 {
-		c, err := net.DialTimeout("tcp", "203.0.113.7:443", patience)
+		c, err := dial("203.0.113.7:443")
 		if err != nil {
 			t.Error(err)
 			break
@@ -230,6 +230,9 @@ func TestListenSteeringChangesWithoutAGap(t *testing.T) {
 	}
 	stop.Store(true)
 	changes.Wait()
+	if n := counters(t, s)[maps.ListenNoSocket]; n != 0 {
+		t.Errorf("%d lookups found a prefix without a socket", n)
+	}
 }
 
 // One socket may serve several prefixes and ports.

@@ -134,10 +134,21 @@ func fdOf(t *testing.T, l syscall.Conn) uintptr {
 	return got
 }
 
+// dial connects from a loopback address: left to itself, the kernel would connect
+// each local address from itself, and source and destination look the same.
+func dial(addr string) (net.Conn, error) {
+	from := net.IPv4(127, 0, 0, 1)
+	if netip.MustParseAddrPort(addr).Addr().Is6() {
+		from = net.IPv6loopback
+	}
+	d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: from}}
+	return d.Dial("tcp", addr)
+}
+
 // arrives checks that a connection to addr comes out of l, as one to addr.
 func arrives(t *testing.T, addr string, l *net.TCPListener) {
 	t.Helper()
-	client, err := net.DialTimeout("tcp", addr, patience)
+	client, err := dial(addr)
 	if err != nil {
 		t.Errorf("connect: %v", err)
 		return
@@ -163,7 +174,7 @@ func arrives(t *testing.T, addr string, l *net.TCPListener) {
 // isRefused checks that nobody listens at addr.
 func isRefused(t *testing.T, addr string) {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", addr, patience)
+	c, err := dial(addr)
 	if err == nil {
 		c.Close()
 	}

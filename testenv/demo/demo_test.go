@@ -145,14 +145,8 @@ func TestDemoTellsOnAnAgentThat(t *testing.T) {
 	for _, test := range []struct{ name, replace, with, want string }{
 		{"brings a name to another backend", `"tls://10.2.0.2:443"`, `"tls://10.2.1.2:443"`,
 			"shop.test (IPv4 TLS 1.3): tls handshake"},
-		{"does not know the fallback", "fallback: {unknownName: www}", "",
-			"old.example (IPv4 TLS 1.3): tls handshake"},
 		{"routes what has no name", "{unknownName: www}", "{unknownName: www, noSNI: www}",
 			"a hello without a name: the access log says outcome \"routed\", want \"no_sni\""},
-		{"finds the endpoint by another rule", `"tls://*.app.test"`, `"tls://db.eu.app.test"`,
-			"db.eu.app.test (IPv4 TLS 1.3): the access log says sni \"db.eu.app.test\", endpoint \"apps\", match \"db.eu.app.test\""},
-		{"keeps no access log", "admin:", "log: {access: false}\nadmin:",
-			"shop.test (IPv4 TLS 1.3): the access log has no line"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			executable := begin(t)

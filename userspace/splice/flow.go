@@ -130,6 +130,12 @@ func (f *flow) take(d *direction, src int, scratch []byte) (int, error) {
 	n, err := sock.Splice(src, p.w, pipeSize)
 	if n <= 0 {
 		f.w.pipes.put(p, true)
+		if err == nil {
+			// The end of the stream, or an urgent byte with the FIN behind
+			// it: tcp_splice_read says 0 to both. recv tells.
+			d.noSplice = true
+			return sock.Recv(src, scratch, 0)
+		}
 		return n, err
 	}
 	d.pipe, d.inPipe = p, n
