@@ -37,7 +37,8 @@ lint: ## gofmt, vet, staticcheck, module files, licence lines
 	@out=$$(git ls-files '*.go' '*.c' '*.h' | grep -v _bpfel.go | xargs grep -L SPDX-License-Identifier); [ -z "$$out" ] || { echo "no SPDX line in:"; echo "$$out"; exit 1; }
 
 generate: ## compile the BPF programs and regenerate what is made from source (needs $(CLANG), libbpf-dev)
-	CLANG=$(CLANG) $(GO) generate ./...
+	BPF2GO_CC=$(CLANG) $(GO) generate ./bpf
+	$(GO) test ./userspace/telemetry -count=1 -run Docs -update
 
 check-generated: generate ## fail if what is committed is not what the sources give
 	@git diff --exit-code -- bpf docs || { echo "generated files differ: commit what 'make generate' made"; exit 1; }

@@ -17,15 +17,15 @@ func hostChecks() []check {
 	return []check{
 		{Feature{Name: "splice", UsedBy: SpliceEngine, Required: true, Since: "2.6.25",
 			For: "move bytes between sockets without copying them", Without: "no connection can be relayed"}, askSplice},
-		{Feature{Name: "pipe size", UsedBy: SpliceEngine, Since: "2.6.35",
+		{Feature{Name: "pipes of 256 KiB", UsedBy: SpliceEngine, Since: "2.6.35",
 			For: "move a large burst at once", Without: "bulk transfers cost more system calls"}, askPipeSize},
 		{Feature{Name: "SO_RCVLOWAT", UsedBy: Listeners, Required: true, Since: "4.18",
 			For: "wake up when more of a ClientHello is there", Without: "a hello in several parts cannot be awaited"}, hasOption(unix.SOL_SOCKET, unix.SO_RCVLOWAT, 2)},
 		{Feature{Name: "TCP_DEFER_ACCEPT", UsedBy: Listeners, Required: true, Since: "2.4",
 			For: "keep silent connections out of the agent", Without: "listeners cannot be opened"}, hasOption(unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)},
-		{Feature{Name: "accept queue", UsedBy: Listeners, Since: "5.4",
+		{Feature{Name: "accept queue of 4096", UsedBy: Listeners, Since: "5.4",
 			For: "hold a burst of connections until they are accepted (net.core.somaxconn)", Without: "bursts above it are delayed by a second or refused"}, askAcceptQueue},
-		{Feature{Name: "open files", UsedBy: Listeners, Since: "any",
+		{Feature{Name: "65536 open files", UsedBy: Listeners, Since: "any",
 			For: "hold many connections, two to six files each (RLIMIT_NOFILE, hard)", Without: "fewer connections at a time"}, askOpenFiles},
 	}
 }
@@ -93,7 +93,7 @@ func askPipeSize() (string, error) {
 	} else if err != nil {
 		return "", fmt.Errorf("set pipe size: %w", err)
 	}
-	return "256 KiB", nil
+	return "", nil
 }
 
 // hasOption sets a socket option on a fresh TCP socket.

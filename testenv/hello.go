@@ -160,7 +160,7 @@ func padHello(message []byte, size int) ([]byte, error) {
 		return nil, fmt.Errorf("size %d, want %d to %d", size, len(message)+extensionFrame, len(message)+maxExtensions-before)
 	}
 	padded := bytes.Clone(message)
-	binary.BigEndian.PutUint16(padded[at:], uint16(before))
+	binary.BigEndian.PutUint16(padded[at:], uint16(before+add))
 	body := size - helloHeader
 	padded[1], padded[2], padded[3] = byte(body>>16), byte(body>>8), byte(body)
 	padded = binary.BigEndian.AppendUint16(padded, paddingType)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -69,6 +70,7 @@ func readByServer(t *testing.T, records []byte) *tls.ClientHelloInfo {
 	client, server := net.Pipe()
 	defer client.Close()
 	defer server.Close()
+	server.SetDeadline(time.Now().Add(5 * time.Second)) // lest it wait for more
 	go client.Write(records)
 	stop := errors.New("stop")
 	var got *tls.ClientHelloInfo

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -213,10 +214,19 @@ func TestNamespaceDo(t *testing.T) {
 			t.Errorf("got %v, want %v", err, os.ErrInvalid)
 		}
 	})
-	t.Run("reports an ended goroutine", func(t *testing.T) {
-		err := ns.Do(func() error { runtime.Goexit(); return nil })
-		if !errors.Is(err, errNoReturn) {
-			t.Errorf("got %v, want %v", err, errNoReturn)
+	t.Run("reports an ended goroutine and spares the first thread", func(t *testing.T) {
+		var ends sync.WaitGroup
+		for range 50 { // enough to use every thread that there is
+			ends.Go(func() {
+				err := ns.Do(func() error { runtime.Goexit(); return nil })
+				if !errors.Is(err, errNoReturn) {
+					t.Errorf("got %v, want %v", err, errNoReturn)
+				}
+			})
+		}
+		ends.Wait()
+		if now, err := os.Readlink("/proc/self/ns/net"); now != home || err != nil {
+			t.Errorf("the process is in %s, %v, want %s", now, err, home)
 		}
 	})
 	t.Run("nests", func(t *testing.T) {

@@ -32,7 +32,7 @@ func CheckPrivileges() error {
 		}
 	}
 	if missing != nil {
-		return fmt.Errorf("missing %s: run as root (sudo make test)", strings.Join(missing, ", "))
+		return fmt.Errorf("missing %s: run as root", strings.Join(missing, ", "))
 	}
 	return nil
 }

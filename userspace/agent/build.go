@@ -100,8 +100,8 @@ func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
 	}
 	p := &pool{spec: spec, active: active}
 	p.Pool = upstream.New(spec, upstream.Options{
-		Dialer: a.poller, Resolver: net.DefaultResolver,
-		Logger: a.logger.With("endpoint", e.Name), Observer: a.metrics.Endpoint(e.Name),
+		Endpoint: e.Name, Dialer: a.poller, Resolver: net.DefaultResolver,
+		Logger: a.logger, Observer: a.metrics.Endpoint(e.Name),
 	})
 	p.Start(context.Background())
 	return p

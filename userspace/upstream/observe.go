@@ -31,9 +31,9 @@ func (p *Pool) changed(a *address, up bool, why string) {
 	switch {
 	case p.logger == nil:
 	case up:
-		p.logger.Info("upstream up", "target", a.target.name, "address", a.addr, "why", why)
+		p.logger.Info("upstream up", "endpoint", p.endpoint, "target", a.target.name, "address", a.addr, "why", why)
 	default:
-		p.logger.Warn("upstream down", "target", a.target.name, "address", a.addr, "why", why)
+		p.logger.Warn("upstream down", "endpoint", p.endpoint, "target", a.target.name, "address", a.addr, "why", why)
 	}
 }
 
@@ -56,8 +56,8 @@ func (p *Pool) resolved(t *target, before, err error) {
 	switch {
 	case p.logger == nil:
 	case err == nil && before != nil:
-		p.logger.Info("upstream name resolves again", "target", t.name)
+		p.logger.Info("upstream name resolves again", "endpoint", p.endpoint, "target", t.name)
 	case err != nil && before == nil:
-		p.logger.Warn("upstream name does not resolve", "target", t.name, "error", err)
+		p.logger.Warn("upstream name does not resolve", "endpoint", p.endpoint, "target", t.name, "error", err)
 	}
 }

@@ -41,6 +41,8 @@ type Resolver interface {
 
 // Options are what a Pool needs from its surroundings.
 type Options struct {
+	// Endpoint is whose pool it is, for log lines.
+	Endpoint string
 	// Dialer connects. Required.
 	Dialer Dialer
 	// Resolver looks up host names. nil: net.DefaultResolver.
@@ -56,6 +58,7 @@ type Options struct {
 // concurrent use. A pool of IP addresses without checks has no goroutine and costs
 // well under a kilobyte.
 type Pool struct {
+	endpoint string
 	dialer   Dialer
 	logger   *slog.Logger
 	observer Observer
@@ -91,7 +94,7 @@ type target struct {
 // New makes a pool. Nothing happens in the background before Start.
 func New(spec Spec, opts Options) *Pool {
 	p := &Pool{
-		dialer: opts.Dialer, logger: opts.Logger, observer: opts.Observer,
+		endpoint: opts.Endpoint, dialer: opts.Dialer, logger: opts.Logger, observer: opts.Observer,
 		policy: spec.Policy, retries: spec.Retries, connectTimeout: spec.ConnectTimeout,
 		ejectAfter: spec.EjectAfter, ejectFor: spec.EjectFor,
 		intN:    rand.IntN,
