@@ -106,7 +106,6 @@ func measure(ctx context.Context, o options, s subject, results map[string]map[s
 type measurement struct {
 	rate float64 // more is better; 0: none
 	cpu  float64 // CPU seconds of the whole system per unit of work
-	note string  // printed as it is
 }
 
 func report(out io.Writer, subjects []subject, results map[string]map[string][]measurement) {

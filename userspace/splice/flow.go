@@ -20,6 +20,9 @@ const (
 	scratchSize = 16 << 10
 	// turn is how many bytes one direction may move before others get theirs.
 	turn = 1 << 20
+	// bulkPatience is how many small bursts in a row end a bulk transfer: a
+	// sender that is slower than the gateway shows up in pieces of any size.
+	bulkPatience = 8
 	// lingerReset is how long a reset waits for the bytes before it to leave.
 	lingerReset = 5 * time.Second
 	// lingerCheck is how often it looks.
@@ -61,7 +64,7 @@ type direction struct {
 	readable bool // the source may have something
 	hangup   bool // the source has sent FIN or is broken: read until the end shows
 	writable bool // the target may take something
-	bulk     bool // bursts are large: splice rather than copy
+	bulk     int  // > 0: bursts are large, so splice rather than copy; how many small ones end that
 	noSplice bool // urgent data: tcp_splice_read stops before it, recv does not
 	eof      bool // the source has ended
 	closed   bool // nothing more will be delivered: FIN passed on, or given up
@@ -91,7 +94,11 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			d.readable = false
-			d.bulk = burst >= scratchSize
+			if burst >= scratchSize {
+				d.bulk = bulkPatience
+			} else if d.bulk > 0 {
+				d.bulk--
+			}
 			continue
 		case err != nil:
 			f.broken(i, err)
@@ -106,7 +113,9 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 		if d.inPipe > 0 {
 			continue // flushed at the top
 		}
-		d.bulk = n == len(scratch)
+		if n == len(scratch) {
+			d.bulk = bulkPatience
+		}
 		if n < len(scratch) && !d.hangup {
 			// The queue was empty when recv returned. What comes later
 			// is a new edge, so there is no need to ask again.
@@ -119,7 +128,7 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 // take reads a burst: into a pipe if bursts are large (then d.inPipe is set), else
 // into scratch.
 func (f *flow) take(d *direction, src int, scratch []byte) (int, error) {
-	if !d.bulk || d.noSplice {
+	if d.bulk == 0 || d.noSplice {
 		return sock.Recv(src, scratch, 0)
 	}
 	p, err := f.w.pipes.get()
@@ -215,6 +224,9 @@ func (f *flow) passEOF(i int, d *direction, dst int) {
 	}
 	if f.first == none {
 		f.first = i
+	}
+	if f.dir[1-i].closed && f.dead == none {
+		return // the close that follows sends the FIN
 	}
 	if err := unix.Shutdown(dst, unix.SHUT_WR); err != nil && f.dead == none {
 		f.broken(1-i, err)
