@@ -35,6 +35,7 @@ var arrows = map[string]struct {
 	"cmd/spliceway":                         {[]string{"loader", "testenv/demo", "userspace/agent", "userspace/config", "userspace/telemetry"}, "the command line"},
 	"testenv":                               {nil, "knows nothing of the agent, so that any relay can be put to the test"},
 	"testenv/demo":                          {[]string{"testenv", "userspace/telemetry"}, "runs the agent as a child, reads its log"},
+	"testenv/e2e":                           {nil, "tests only"},
 	"testenv/bench":                         {[]string{"testenv"}, "measures any relay"},
 	"userspace/clienthello/internal/record": {[]string{"userspace/clienthello"}, "a tool that recorded the hellos of the tests"},
 }

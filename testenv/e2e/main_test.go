@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spliceway/spliceway/testenv"
+	"github.com/spliceway/spliceway/userspace/agent"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+)
+
+// patience is far more than any single step takes, the race detector included.
+const patience = 30 * time.Second
+
+// configVariable in the environment turns the test binary into the agent, so that
+// the agent has a process, a namespace, descriptors and goroutines of its own, and
+// the race detector in it.
+const configVariable = "SPLICEWAY_TEST_CONFIG"
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(configVariable); file != "" {
+		err := agent.Run(context.Background(), agent.Options{
+			ConfigFile: file, Log: os.Stderr, Access: os.Stdout,
+			Build: telemetry.BuildInfo{Version: "test"},
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "spliceway:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// gatewayPort is where the endpoints of these tests are.
+const gatewayPort = 9443
+
+// run is an agent under test.
+type run struct {
+	*testenv.Process
+	t    *testing.T
+	net  *testenv.Network
+	file string
+}
+
+// start writes the configuration and runs an agent by it in the network's gateway.
+// It returns when the agent is ready. At the end of the test the agent is stopped,
+// and a race or a panic in it fails the test.
+func start(t *testing.T, n *testenv.Network, config string) *run {
+	t.Helper()
+	r := launch(t, n, config)
+	if _, err := r.WaitLine(short(t), func(l string) bool { return strings.Contains(l, `"msg":"ready"`) }); err != nil {
+		t.Fatalf("the agent is not ready: %v", err)
+	}
+	return r
+}
+
+// launch is start without the wait.
+func launch(t *testing.T, n *testenv.Network, config string) *run {
+	t.Helper()
+	r := &run{t: t, net: n, file: filepath.Join(t.TempDir(), "spliceway.yaml")}
+	r.write(config)
+	r.Process = testenv.MustProcess(t, testenv.ProcessOptions{
+		Namespace: n.Gateway, Path: os.Args[0],
+		Env: append(os.Environ(), configVariable+"="+r.file),
+	})
+	t.Cleanup(func() {
+		for _, l := range r.Log().Lines() {
+			if strings.Contains(l, "DATA RACE") || strings.HasPrefix(l, "panic:") || strings.HasPrefix(l, "fatal error:") {
+				t.Errorf("the agent: %s\n%s", l, r.Log())
+				return
+			}
+		}
+	})
+	return r
+}
+
+// write replaces the configuration file as an editor does.
+func (r *run) write(config string) {
+	r.t.Helper()
+	if err := os.WriteFile(r.file+".new", []byte(config), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Rename(r.file+".new", r.file); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// line waits for the access line for which match is true; numbers are float64.
+func (r *run) line(match func(map[string]any) bool) map[string]any {
+	r.t.Helper()
+	var found map[string]any
+	_, err := r.WaitLine(short(r.t), func(l string) bool {
+		var m map[string]any
+		if json.Unmarshal([]byte(l), &m) != nil || m["msg"] != "connection" || !match(m) {
+			return false
+		}
+		found = m
+		return true
+	})
+	if err != nil {
+		r.t.Fatalf("no such access line: %v", err)
+	}
+	return found
+}
+
+// lineOf waits for the access line of the client connected from the address.
+func (r *run) lineOf(client fmt.Stringer) map[string]any {
+	r.t.Helper()
+	return r.line(func(m map[string]any) bool { return m["client"] == client.String() })
+}
+
+// get fetches a path from the agent's admin server, from inside the gateway. The
+// address is admin.address's default.
+func (r *run) get(path string) (status int, body string) {
+	r.t.Helper()
+	client := http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return r.net.Gateway.Dial(ctx, netip.MustParseAddrPort(addr))
+		},
+	}}
+	res, err := client.Get("http://127.0.0.1:9180" + path)
+	if err == nil {
+		var b []byte
+		b, err = io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		status, body = res.StatusCode, string(b)
+	}
+	if err != nil {
+		r.t.Fatalf("get %s: %v", path, err)
+	}
+	return status, body
+}
+
+// metric is the value of one series, written as it stands in the exposition
+// without the prefix: `connections_total{outcome="routed"}`. 0 if it is not there.
+func (r *run) metric(series string) (v float64) {
+	r.t.Helper()
+	_, body := r.get("/metrics")
+	for l := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(l, "spliceway_"+series+" "); ok {
+			if _, err := fmt.Sscan(rest, &v); err != nil {
+				r.t.Fatalf("metric %s: %v", series, err)
+			}
+		}
+	}
+	return v
+}
+
+// short is a context that ends with the test or when patience is over.
+func short(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
