@@ -74,7 +74,7 @@ func launch(t *testing.T, n *testenv.Network, config string) *run {
 	r.write(config)
 	r.Process = testenv.MustProcess(t, testenv.ProcessOptions{
 		Namespace: n.Gateway, Path: os.Args[0],
-		Env: append(os.Environ(), configVariable+"="+r.file),
+		Env: append(os.Environ(), configVariable+"="+r.file, "GORACE=atexit_sleep_ms=0"),
 	})
 	t.Cleanup(func() {
 		for _, l := range r.Log().Lines() {

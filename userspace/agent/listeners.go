@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,12 +26,9 @@ import (
 type address struct {
 	prefix netip.Prefix
 	port   uint16
-	// optional: the file did not name this family, so a host that does not
-	// have it is no error.
-	optional bool
 }
 
-func (a address) steered() bool { return !a.prefix.IsSingleIP() && a.prefix.Bits() != 0 }
+func (a address) steered() bool { return !a.prefix.IsSingleIP() }
 
 func (a address) bind() netip.AddrPort { return netip.AddrPortFrom(a.prefix.Addr(), a.port) }
 
@@ -41,17 +39,25 @@ func (a address) String() string {
 	return a.bind().String()
 }
 
+// All addresses of a family, as the configuration has "0.0.0.0" and "::".
+var (
+	everyIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 32)
+	everyIPv6 = netip.PrefixFrom(netip.IPv6Unspecified(), 128)
+)
+
 // addresses are all the places that a configuration listens on.
 func addresses(cfg *config.Config, ports []uint16) []address {
-	prefixes, optional := cfg.Listen, false
+	prefixes := cfg.Listen
 	if len(prefixes) == 0 {
-		prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-		optional = true
+		prefixes = []netip.Prefix{everyIPv4, everyIPv6}
 	}
 	var all []address
 	for _, port := range ports {
 		for _, p := range prefixes {
-			all = append(all, address{p, port, optional})
+			if p.Bits() == 0 { // 0.0.0.0/0 is the same as 0.0.0.0
+				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+			}
+			all = append(all, address{p, port})
 		}
 	}
 	return all
@@ -82,15 +88,33 @@ type change struct {
 
 // open prepares to listen on exactly the given addresses. On an error nothing
 // has changed.
-func (l *listeners) open(want []address, helloTimeout time.Duration) (*change, error) {
+func (l *listeners) open(want []address, helloTimeout time.Duration) (_ *change, err error) {
 	c := &change{l: l, opened: make(map[address]*sock.Listener), next: make(map[address]*sock.Listener)}
+	// What is to go may stand where something new is to be: 0.0.0.0 and one
+	// address, a prefix and a narrower one.
+	going := l.without(want)
+	defer func() {
+		for _, s := range going {
+			if unshared := s.Share(false); unshared != nil && err == nil {
+				err = unshared
+				c.undo()
+			}
+		}
+	}()
+	for _, s := range going {
+		if err := s.Share(true); err != nil {
+			return nil, err
+		}
+	}
 	for _, a := range want {
 		if s := l.open_[a]; s != nil {
 			c.next[a] = s
 			continue
 		}
-		s, err := l.poller.Listen(a.bind(), proxy.ListenOptions(helloTimeout, a.steered()))
-		if a.optional && errors.Is(err, unix.EAFNOSUPPORT) {
+		options := proxy.ListenOptions(helloTimeout, a.steered())
+		options.Share = len(going) > 0
+		s, err := l.poller.Listen(a.bind(), options)
+		if a.prefix == everyIPv6 && errors.Is(err, unix.EAFNOSUPPORT) {
 			l.logger.Info("this host has no such address family", "listener", a.String())
 			continue
 		}
@@ -106,6 +130,15 @@ func (l *listeners) open(want []address, helloTimeout time.Duration) (*change, e
 		c.opened[a], c.next[a] = s, s
 	}
 	return c, nil
+}
+
+// without are the open listeners that are not wanted.
+func (l *listeners) without(want []address) []*sock.Listener {
+	going := maps.Clone(l.open_)
+	for _, a := range want {
+		delete(going, a)
+	}
+	return slices.Collect(maps.Values(going))
 }
 
 func (l *listeners) steer(a address, s *sock.Listener) error {

@@ -103,7 +103,7 @@ func (c *conn) await(examine func([]byte) look) telemetry.Outcome {
 			size = max(l.need, size+1)
 			continue
 		case c.client.HungUp() && n == had:
-			return c.gone(nil)
+			return c.gone(c.client.Err())
 		}
 		if ctx == nil {
 			var cancel context.CancelFunc

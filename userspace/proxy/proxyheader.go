@@ -66,6 +66,12 @@ func startsLike(b []byte, s string) bool {
 // decodeProxyHeader reads a whole header. Invalid addresses and no error: the
 // header speaks of no connection (LOCAL, UNKNOWN).
 func decodeProxyHeader(r *bufio.Reader) (from, to netip.AddrPort, err error) {
+	// PROXY of an unspecified family (0x21 0x00) is what a proxy sends of a client
+	// that has no IP address. Section 2.2 leaves it to the receiver to take it, and
+	// the library does not.
+	if b, err := r.Peek(v2Header); err == nil && string(b[:14]) == v2Signature+"\x21\x00" {
+		return from, to, nil
+	}
 	h, err := proxyproto.Read(r)
 	if err != nil {
 		return from, to, fmt.Errorf("read PROXY header: %w", err)

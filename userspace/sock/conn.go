@@ -69,6 +69,19 @@ func (c *Conn) WaitReadable(ctx context.Context, n int) error {
 // break. Bytes that came before may still be unread.
 func (c *Conn) HungUp() bool { return c.at != nil && c.at.hup.Load() }
 
+// Err takes the error that is pending on the connection, an errno such as
+// ECONNRESET; nil if it is sound, or only closed.
+func (c *Conn) Err() error {
+	errno, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil:
+		return err
+	case errno != 0:
+		return unix.Errno(errno)
+	}
+	return nil
+}
+
 // Write sends all of b, waiting as long as ctx allows.
 func (c *Conn) Write(ctx context.Context, b []byte) error {
 	for len(b) > 0 {

@@ -23,6 +23,9 @@ type ListenOptions struct {
 	DeferAccept int
 	// FreeBind allows an address that the host does not have (yet).
 	FreeBind bool
+	// Share allows an address that conflicts with a listener on which Share was
+	// called. The listener itself shares with nobody.
+	Share bool
 }
 
 // Listener accepts connections on one address. Accept may be called from
@@ -86,11 +89,42 @@ func listen(fd, domain int, sa unix.Sockaddr, opts ListenOptions) error {
 		}
 	}
 	setConnOptions(fd)
+	if opts.Share {
+		if err := share(fd, true); err != nil {
+			return err
+		}
+	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return err
 	}
-	return unix.Listen(fd, backlog())
+	// The conflict may show only here: SO_REUSEADDR puts it off from bind to
+	// listen (inet_csk_get_port).
+	if err := unix.Listen(fd, backlog()); err != nil {
+		return err
+	}
+	if opts.Share {
+		return share(fd, false)
+	}
+	return nil
 }
+
+// share sets SO_REUSEPORT, by which the kernel lets listeners of one user whose
+// addresses conflict stand beside each other: both must have it at the moment of
+// the bind (inet_csk_bind_conflict).
+func share(fd int, on bool) error {
+	v := 0
+	if on {
+		v = 1
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, v); err != nil {
+		return fmt.Errorf("set SO_REUSEPORT: %w", err)
+	}
+	return nil
+}
+
+// Share lets listeners that are opened with ListenOptions.Share stand beside this
+// one, or ends that. Like FD it is for as long as the listener is open.
+func (l *Listener) Share(on bool) error { return share(l.fd, on) }
 
 // backlog is the largest accept queue that the machine allows.
 func backlog() int {

@@ -176,7 +176,12 @@ func (f *flow) flush(i int, d *direction, dst int) bool {
 		var n int
 		var err error
 		if len(d.rest) > 0 {
-			n, err = sock.Send(dst, d.rest, 0)
+			flags := 0
+			if d.preface > 0 {
+				// The hello follows at once: one segment for both.
+				flags = unix.MSG_MORE
+			}
+			n, err = sock.Send(dst, d.rest, flags)
 		} else {
 			n, err = sock.Splice(d.pipe.r, dst, d.inPipe)
 		}
