@@ -61,7 +61,7 @@ type run struct {
 func start(t *testing.T, n *testenv.Network, config string) *run {
 	t.Helper()
 	r := launch(t, n, config)
-	if _, err := r.WaitLine(short(t), func(l string) bool { return strings.Contains(l, `"msg":"ready"`) }); err != nil {
+	if _, err := r.WaitLine(short(t), says("ready")); err != nil {
 		t.Fatalf("the agent is not ready: %v", err)
 	}
 	return r
@@ -74,6 +74,7 @@ func launch(t *testing.T, n *testenv.Network, config string) *run {
 	r.write(config)
 	r.Process = testenv.MustProcess(t, testenv.ProcessOptions{
 		Namespace: n.Gateway, Path: os.Args[0],
+		// A program with the race detector sleeps for a second at its end.
 		Env: append(os.Environ(), configVariable+"="+r.file, "GORACE=atexit_sleep_ms=0"),
 	})
 	t.Cleanup(func() {
@@ -96,6 +97,11 @@ func (r *run) write(config string) {
 	if err := os.Rename(r.file+".new", r.file); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// says matches the agent's own lines with the message.
+func says(message string) func(string) bool {
+	return func(l string) bool { return strings.Contains(l, `"msg":"`+message+`"`) }
 }
 
 // line waits for the access line for which match is true; numbers are float64.
@@ -122,6 +128,18 @@ func (r *run) lineOf(client fmt.Stringer) map[string]any {
 	return r.line(func(m map[string]any) bool { return m["client"] == client.String() })
 }
 
+// expectLine compares part of the line of the client connected from the address.
+func (r *run) expectLine(client fmt.Stringer, want map[string]any) map[string]any {
+	r.t.Helper()
+	l := r.lineOf(client)
+	for k, v := range want {
+		if l[k] != v {
+			r.t.Errorf("%s is %v, want %v, in the line %v", k, l[k], v, l)
+		}
+	}
+	return l
+}
+
 // get fetches a path from the agent's admin server, from inside the gateway. The
 // address is admin.address's default.
 func (r *run) get(path string) (status int, body string) {
@@ -145,19 +163,75 @@ func (r *run) get(path string) (status int, body string) {
 	return status, body
 }
 
-// metric is the value of one series, written as it stands in the exposition
-// without the prefix: `connections_total{outcome="routed"}`. 0 if it is not there.
-func (r *run) metric(series string) (v float64) {
+// series is the value of one series of /metrics, written as it stands there. 0 if
+// it is not there.
+func (r *run) series(name string) (v float64) {
 	r.t.Helper()
 	_, body := r.get("/metrics")
 	for l := range strings.Lines(body) {
-		if rest, ok := strings.CutPrefix(l, "spliceway_"+series+" "); ok {
+		if rest, ok := strings.CutPrefix(l, name+" "); ok {
 			if _, err := fmt.Sscan(rest, &v); err != nil {
-				r.t.Fatalf("metric %s: %v", series, err)
+				r.t.Fatalf("series %s: %v", name, err)
 			}
 		}
 	}
 	return v
+}
+
+// metric is series without the prefix: `connections_total{outcome="routed"}`.
+func (r *run) metric(name string) float64 {
+	r.t.Helper()
+	return r.series("spliceway_" + name)
+}
+
+// expectMetric waits until a metric has the value.
+func (r *run) expectMetric(name string, want float64) {
+	r.t.Helper()
+	var got float64
+	if err := testenv.Poll(short(r.t), func() (bool, error) {
+		got = r.metric(name)
+		return got == want, nil
+	}); err != nil {
+		r.t.Errorf("%s is %v, want %v", name, got, want)
+	}
+}
+
+// held is what the agent holds.
+type held struct{ sockets, pipes, goroutines int }
+
+func (r *run) held() held {
+	r.t.Helper()
+	h := held{goroutines: int(r.series("go_goroutines"))}
+	dir := fmt.Sprintf("/proc/%d/fd", r.Pid())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, e := range entries {
+		to, _ := os.Readlink(filepath.Join(dir, e.Name())) // closed meanwhile: neither
+		if strings.HasPrefix(to, "socket:") {
+			h.sockets++
+		} else if strings.HasPrefix(to, "pipe:") {
+			h.pipes++
+		}
+	}
+	return h
+}
+
+// keptPipeEnds is the most that the engine keeps for the flows to come.
+const keptPipeEnds = 2 * 64
+
+// expectHeld waits until the agent holds no more than it did, apart from pipes that
+// are ready for use and what answers the question.
+func (r *run) expectHeld(before held) {
+	r.t.Helper()
+	var now held
+	if err := testenv.Poll(short(r.t), func() (bool, error) {
+		now = r.held()
+		return now.sockets <= before.sockets+1 && now.pipes <= max(before.pipes, keptPipeEnds+4) && now.goroutines <= before.goroutines+2, nil
+	}); err != nil {
+		r.t.Errorf("the agent holds %+v, before it was %+v", now, before)
+	}
 }
 
 // short is a context that ends with the test or when patience is over.

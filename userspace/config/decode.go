@@ -94,6 +94,7 @@ func (d *decoder) structure(node *yaml.Node, p *path, v reflect.Value) {
 		return
 	}
 	seen := make([]*yaml.Node, v.NumField())
+	meant := map[int]*yaml.Node{} // values under keys that are mistyped, by field
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
 		if !d.isKey(key, p) {
@@ -103,12 +104,21 @@ func (d *decoder) structure(node *yaml.Node, p *path, v reflect.Value) {
 		field, ok := f.index[key.Value]
 		switch {
 		case !ok:
-			d.unknownKey(key, p, f)
+			if field, ok := d.unknownKey(key, p, f); ok {
+				meant[field] = value
+			}
 		case seen[field] != nil:
 			d.add(key, at, "key given twice, first on line %d", seen[field].Line)
 		default:
 			seen[field] = key
 			d.decode(value, at, v.Field(field))
+		}
+	}
+	// The file is refused already: what is wrong below a mistyped key is worth
+	// telling all the same, unless the right key is there as well.
+	for field, value := range meant {
+		if seen[field] == nil {
+			d.decode(value, p.key(v.Type().Field(field).Tag.Get("yaml")), v.Field(field))
 		}
 	}
 }
@@ -130,13 +140,14 @@ func (d *decoder) isKey(key *yaml.Node, p *path) bool {
 	return false
 }
 
-func (d *decoder) unknownKey(key *yaml.Node, p *path, f *fields) {
+// unknownKey reports a key, and tells which field was meant if that is clear.
+func (d *decoder) unknownKey(key *yaml.Node, p *path, f *fields) (field int, ok bool) {
 	if meant := nearest(key.Value, slices.Values(f.keys)); meant != "" {
-		d.markBroken(p.key(meant)) // no word about that one not being there
 		d.add(key, p, "unknown key %s, did you mean %q?", quote(key.Value), meant)
-		return
+		return f.index[meant], true
 	}
 	d.add(key, p, "unknown key %s, expected %s", quote(key.Value), alternatives(f.keys))
+	return 0, false
 }
 
 func (d *decoder) fieldsOf(t reflect.Type) *fields {

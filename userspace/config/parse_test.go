@@ -107,6 +107,7 @@ log: {access: yes}
 		`f.yaml:8:13: endpoints[0].upstream.targets[0].url: the port is missing, expected tcp://HOST:PORT or tls://HOST:PORT`,
 		`f.yaml:8:29: endpoints[0].upstream.targets[0]: unknown key "weigth", did you mean "weight"?`,
 		`f.yaml:9:20: endpoints[0].timeouts.idle: expected a duration such as "1m30s" or "500ms", found "30" without a unit`,
+		`f.yaml:10:3: endpoints[1].upstream: url or targets is needed: where the connections go, as tls://HOST:PORT or tcp://HOST:PORT`,
 		`f.yaml:12:3: endpoints[1]: unknown key "upstrem", did you mean "upstream"?`,
 		`f.yaml:13:3: endpoints[2]: expected a mapping with keys such as "name", found the string "three"`,
 		`f.yaml:15:10: fallback.noSNI: no endpoint has the name "tvo", did you mean "two"?`,
