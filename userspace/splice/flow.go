@@ -47,6 +47,7 @@ type flow struct {
 	first     int           // index of the side that closed first, or none
 	dead      int           // index of the side whose connection is broken, or none
 	deadSince time.Duration // of the worker's clock
+	bothDead  bool          // the other side broke too: nobody is left to hear last words
 	err       error         // why it is dead
 	finished  bool
 	queued    bool // in worker.again
@@ -257,6 +258,10 @@ func (f *flow) drop(d *direction) {
 // still in its queue, and is delivered before the other side is reset.
 func (f *flow) broken(s int, err error) {
 	if f.dead != none {
+		if s != f.dead {
+			f.bothDead = true
+			f.giveUp(&f.dir[f.dead])
+		}
 		return
 	}
 	f.dead, f.deadSince, f.err = s, f.w.clock(), err
@@ -296,7 +301,7 @@ func (f *flow) settle() (next time.Duration) {
 func (f *flow) settleReset() (next time.Duration) {
 	limit := f.deadSince + lingerReset
 	now := f.w.clock()
-	if now >= limit || f.dir[f.dead].closed && sock.Pending(f.fds[1-f.dead]) == 0 {
+	if now >= limit || f.bothDead || f.dir[f.dead].closed && sock.Pending(f.fds[1-f.dead]) == 0 {
 		f.finish(telemetry.EndReset, f.side(f.dead), true)
 		return 0
 	}

@@ -278,6 +278,23 @@ func TestAResetReachesASideThatDoesNotRead(t *testing.T) {
 	}
 }
 
+func TestAFlowThatBothSidesResetEndsAtOnce(t *testing.T) {
+	client, backend, result := newBed(t).flow(nil)
+	go func() { _, _ = backend.Write(make([]byte, 64<<20)) }() // until it is stuck
+	go func() { _, _ = client.Write(make([]byte, 64<<20)) }()
+	waitStuck(t, client)
+	waitStuck(t, backend)
+	start := time.Now()
+	reset(t, backend)
+	reset(t, client)
+	if r := await(t, result); r.End != telemetry.EndReset {
+		t.Errorf("result: %+v", r)
+	}
+	if took := time.Since(start); took > lingerReset/2 {
+		t.Errorf("it took %s, although nobody is left to wait for", took)
+	}
+}
+
 // waitStuck waits until c's receive queue no longer grows.
 func waitStuck(t *testing.T, c *net.TCPConn) (queued int) {
 	t.Helper()
