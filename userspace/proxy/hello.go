@@ -24,7 +24,8 @@ const deferAccept = 1
 // Peeking reads from the start each time, so a client that sends byte by byte
 // could have the agent copy a hello thousands of times. Past freePeek bytes it
 // waits peekPause for every peekUnit bytes that it has copied, which bounds the
-// work until the deadline and is never met by a client that means well.
+// work until the deadline and is never met by a client that means well. What a
+// single look costs is bounded by the receive buffer: see sock.Conn.WaitReadable.
 const (
 	freePeek     = 1 << 20
 	peekUnit     = 64 << 10

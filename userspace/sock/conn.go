@@ -28,6 +28,7 @@ type Conn struct {
 	p      *Poller
 	at     *waiter // place in p, nil before the first wait
 	lowat  bool    // SO_RCVLOWAT is not 1
+	locked bool    // SO_RCVBUF is ours, not the kernel's
 	closed bool
 }
 
@@ -51,11 +52,26 @@ func (c *Conn) Discard(n int) error {
 	return nil
 }
 
+// waitBuffer is SO_RCVBUF while WaitReadable waits for a hello; the kernel doubles
+// it, for its own structures. It holds the largest hello in records of one byte,
+// and not much more: left alone, the kernel lets the buffer grow to tcp_rmem[2]
+// when a client sends tiny segments, and merges them only once the buffer is full
+// (tcp_prune_queue, tcp_collapse); and a peek goes back to the head of the queue for
+// each segment (tcp_recvmsg_locked), so that n of them cost n*n/2 steps.
+const waitBuffer = 512 << 10
+
 // WaitReadable blocks until at least n bytes are in the receive queue, the
 // stream has ended or failed, or ctx ends. It may return early. The kernel
 // counts to n by itself (SO_RCVLOWAT, tcp_set_rcvlowat), makes room for as
 // many, and so a hello in a thousand segments costs one wake-up.
 func (c *Conn) WaitReadable(ctx context.Context, n int) error {
+	if n > 1 && !c.locked {
+		c.locked = true
+		// The first may pass net.core.rmem_max, but needs CAP_NET_ADMIN.
+		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, waitBuffer) != nil {
+			_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, waitBuffer)
+		}
+	}
 	if n > 1 || c.lowat {
 		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, max(n, 1)); err != nil {
 			return fmt.Errorf("set SO_RCVLOWAT: %w", err)
@@ -105,6 +121,9 @@ func (c *Conn) Write(ctx context.Context, b []byte) error {
 func (c *Conn) Detach() int {
 	if c.lowat {
 		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1)
+	}
+	if c.locked { // Linux 5.14; before it the buffer stays as it is
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
 	}
 	c.leave()
 	return c.fd
