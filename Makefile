@@ -3,7 +3,8 @@
 # `make` lists the targets. Building needs Go alone; the tests need root, since
 # they make network namespaces and load programs into the kernel.
 
-GO     ?= go
+# sudo leaves /usr/local/go/bin out of PATH.
+GO     ?= $(or $(shell command -v go 2>/dev/null),$(wildcard /usr/local/go/bin/go),go)
 CLANG  ?= clang-19
 PKGS   ?= ./...
 FUZZTIME ?= 30s

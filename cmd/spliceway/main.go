@@ -93,5 +93,5 @@ const defaultConfig = "/etc/spliceway/spliceway.yaml"
 
 // configFlag is the flag of every command that reads the agent's file.
 type configFlag struct {
-	Config string `help:"The agent's file." placeholder:"FILE" default:"${config}" short:"c"`
+	Config string `help:"The agent's file (default ${config})." placeholder:"FILE" default:"${config}" short:"c"`
 }

@@ -119,7 +119,7 @@ func (c routesTestCmd) Run(e env) error {
 	ports := routes.Ports()
 	if c.Port != 0 {
 		if !slices.Contains(ports, c.Port) {
-			return fmt.Errorf("no endpoint is on port %d; the configuration listens on %v", c.Port, ports)
+			return fmt.Errorf("no endpoint is on port %d; those of the configuration: %s", c.Port, strings.Trim(fmt.Sprint(ports), "[]"))
 		}
 		ports = []uint16{c.Port}
 	}

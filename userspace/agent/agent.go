@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -55,6 +56,7 @@ type agent struct {
 
 	config  *config.Config
 	current *generation
+	watch   *fileWatch
 	// state is why the agent is not ready, nil when it is.
 	state atomic.Pointer[string]
 }
@@ -80,6 +82,9 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
+	// A log reader that goes away is no reason to end: writes to it fail, and
+	// lines are lost.
+	signal.Ignore(syscall.SIGPIPE)
 	// Signals count from here on: whoever sees the agent start may end it.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -88,10 +93,12 @@ func Run(ctx context.Context, opts Options) error {
 	a := &agent{file: opts.ConfigFile, config: cfg, metrics: telemetry.New(opts.Build)}
 	a.state.Store(&starting)
 	a.setLevel(cfg.Log.Level)
-	a.logger = slog.New(handler(cfg.Log.Format, opts.Log, &a.level))
+	log := telemetry.NewAsyncWriter(opts.Log, a.metrics.LogLineDropped)
+	defer func() { _ = log.Close() }()
+	a.logger = slog.New(handler(cfg.Log.Format, log, &a.level))
 	if cfg.Log.Access {
 		a.sink = telemetry.NewAsyncWriter(opts.Access, a.metrics.LogLineDropped)
-		defer a.sink.Close()
+		defer func() { _ = a.sink.Close() }()
 		a.access = telemetry.NewAccessLog(slog.New(handler(cfg.Log.Format, a.sink, nil)))
 	}
 	a.raiseOpenFiles(cfg.Limits.OpenFiles)
@@ -123,24 +130,23 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	stopAdmin, err := a.startAdmin(cfg.Admin)
+	adminAddress, stopAdmin, err := a.startAdmin(cfg.Admin)
 	if err != nil {
 		change.undo()
 		return err
 	}
 	defer stopAdmin()
-	watch, err := watchFile(a.file, data)
-	if err != nil {
+	if a.watch, err = watchFile(a.file, data); err != nil {
 		change.undo()
 		return err
 	}
-	defer watch.close()
+	defer a.watch.close()
 
 	change.apply()
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
 	a.state.Store(nil)
 	a.logger.Info("ready", "version", opts.Build.Version, "endpoints", len(cfg.Endpoints),
-		"listeners", a.listeners.String(), "engine", a.engine.Name(), "admin", cfg.Admin.Address)
+		"listeners", a.listeners.String(), "engine", a.engine.Name(), "admin", adminAddress)
 	a.notify(daemon.SdNotifyReady)
 
 	for {
@@ -151,7 +157,7 @@ func Run(ctx context.Context, opts Options) error {
 				continue
 			}
 			return a.stop(ctx, s.String(), signals)
-		case <-watch.changed:
+		case <-a.watch.changed:
 			a.reload("file changed")
 		case <-ctx.Done():
 			return a.stop(ctx, "context", signals)
@@ -167,12 +173,14 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 	a.logger.Info("draining", "reason", why, "open", a.server.Open(), "timeout", a.config.Timeouts.Drain.String())
 	a.listeners.close()
 
-	ctx, cancel := context.WithTimeout(ctx, a.config.Timeouts.Drain)
-	defer cancel()
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	over := time.AfterFunc(a.config.Timeouts.Drain, func() { cut(errors.New("timeouts.drain is over")) })
+	defer over.Stop()
 	go func() {
 		for s := range signals {
 			if s != syscall.SIGHUP {
-				cancel()
+				cut(fmt.Errorf("second signal: %s", s))
 				return
 			}
 		}
@@ -215,7 +223,12 @@ func (a *agent) reload(why string) {
 }
 
 func (a *agent) exchange() error {
-	cfg, err := config.Load(a.file)
+	data, err := os.ReadFile(a.file)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	a.watch.seen(data)
+	cfg, err := config.Parse(a.file, data)
 	if err != nil {
 		return err
 	}
@@ -255,19 +268,24 @@ func (a *agent) warnUnchangeable(cfg *config.Config) {
 	}
 }
 
-// startAdmin serves metrics and health. stop ends it.
-func (a *agent) startAdmin(cfg config.Admin) (stop func(), err error) {
-	if cfg.Address == "off" {
-		return func() {}, nil
+// startAdmin serves metrics and health, and tells where: "off" for nowhere. stop
+// ends it.
+func (a *agent) startAdmin(cfg config.Admin) (address string, stop func(), err error) {
+	const off = "off"
+	if cfg.Address == off {
+		return off, func() {}, nil
 	}
 	l, err := net.Listen("tcp", cfg.Address)
 	if err != nil {
-		if cfg.AddressSet {
-			return nil, fmt.Errorf("listen for admin: %w", err)
+		if at, bad := netip.ParseAddrPort(cfg.Address); bad == nil {
+			err = explainListen(err, at)
 		}
-		a.logger.Warn("running without metrics and health: the default address is taken; set admin.address",
+		if cfg.AddressSet {
+			return "", nil, fmt.Errorf("listen for admin: %w", err)
+		}
+		a.logger.Warn("running without metrics and health: the default address cannot be had; set admin.address",
 			"address", cfg.Address, "error", err.Error())
-		return func() {}, nil
+		return off, func() {}, nil
 	}
 	srv := admin.New(admin.Options{Metrics: a.metrics.Handler(), Ready: a.ready, Pprof: cfg.Pprof, Logger: a.logger})
 	done := make(chan struct{})
@@ -277,7 +295,7 @@ func (a *agent) startAdmin(cfg config.Admin) (stop func(), err error) {
 			a.logger.Error("admin server ended", "error", err.Error())
 		}
 	}()
-	return func() {
+	return cfg.Address, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = srv.Shutdown(ctx)

@@ -210,7 +210,7 @@ fallback: {noSNI: w}
 		{"exact", "A.test", "", "a", telemetry.OutcomeRouted, "exact name"},
 		{"ALPN", "a.test", "acme-tls/1", "acme", telemetry.OutcomeRouted, "exact name, ALPN acme-tls/1"},
 		{"wildcard", "x.y.test", "", "w", telemetry.OutcomeRouted, "wildcard *.test"},
-		{"no SNI has a fallback", "", "", "w", telemetry.OutcomeNoSNI, "the client names no server; fallback.noSNI"},
+		{"no SNI has a fallback", "", "", "w", telemetry.OutcomeRouted, "fallback.noSNI: the client names no server"},
 		{"unknown name has none", "other", "", "", telemetry.OutcomeUnknownName, "no endpoint has this name, and there is no fallback.unknownName"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

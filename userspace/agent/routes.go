@@ -63,7 +63,7 @@ func (r *Routes) Decide(port uint16, name string, alpn []string) (Decision, erro
 func (r *Routes) fallback(o telemetry.Outcome, why, key, endpoint string) Decision {
 	for i := range r.cfg.Endpoints {
 		if endpoint != "" && r.cfg.Endpoints[i].Name == endpoint {
-			return Decision{Outcome: o, Endpoint: &r.cfg.Endpoints[i], Why: why + "; fallback." + key}
+			return Decision{Outcome: telemetry.OutcomeRouted, Endpoint: &r.cfg.Endpoints[i], Why: "fallback." + key + ": " + why}
 		}
 	}
 	return Decision{Outcome: o, Why: why + ", and there is no fallback." + key}

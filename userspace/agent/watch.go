@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -22,6 +23,20 @@ type fileWatch struct {
 	changed <-chan struct{}
 	watcher *fsnotify.Watcher
 	done    chan struct{}
+
+	mu   sync.Mutex
+	last [sha256.Size]byte // of the content that was read last, by whomever
+}
+
+// seen tells that data has been read from the file: the same content is no change.
+func (f *fileWatch) seen(data []byte) { f.isNew(sha256.Sum256(data)) }
+
+func (f *fileWatch) isNew(sum [sha256.Size]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	isNew := sum != f.last
+	f.last = sum
+	return isNew
 }
 
 // watchFile watches path, of which loaded is what is known already.
@@ -34,9 +49,13 @@ func watchFile(path string, loaded []byte) (*fileWatch, error) {
 		_ = w.Close()
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
+	// The file behind a link may be changed in place.
+	if real, err := filepath.EvalSymlinks(path); err == nil && filepath.Dir(real) != filepath.Dir(path) {
+		_ = w.Add(filepath.Dir(real))
+	}
 	changed := make(chan struct{}, 1)
 	f := &fileWatch{changed: changed, watcher: w, done: make(chan struct{})}
-	last := sha256.Sum256(loaded)
+	f.seen(loaded)
 	go func() {
 		defer close(f.done)
 		settled := time.After(settleTime) // for what changed before the watch began
@@ -56,8 +75,7 @@ func watchFile(path string, loaded []byte) (*fileWatch, error) {
 				settled = nil
 				// A file that is gone is between two versions; it says so
 				// itself if it does not come back, at the next SIGHUP.
-				if sum := contentSum(path); sum != last && sum != ([sha256.Size]byte{}) {
-					last = sum
+				if sum := contentSum(path); sum != ([sha256.Size]byte{}) && f.isNew(sum) {
 					select {
 					case changed <- struct{}{}:
 					default:

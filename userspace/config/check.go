@@ -105,17 +105,21 @@ func (r *report) refuse(p *path, f *Refuse) {
 		{"unknownName", f.UnknownName},
 		{"noSNI", f.NoSNI},
 		{"malformed", f.Malformed},
-		{"helloTimeout", f.HelloTimeout},
 		{"tooLarge", f.TooLarge},
 		{"overLimit", f.OverLimit},
 		{"dialFailed", f.DialFailed},
 	} {
 		r.oneOf(p.key(one.key), one.how, "close", "reset", "alert")
 	}
-	if f.NotTLS == "alert" {
-		r.wrong(p.key("notTLS"), `expected "close" or "reset": a client that does not speak TLS cannot read an alert`)
-	} else {
-		r.oneOf(p.key("notTLS"), f.NotTLS, "close", "reset")
+	for _, one := range []struct{ key, how, why string }{
+		{"notTLS", f.NotTLS, "a client that does not speak TLS cannot read an alert"},
+		{"helloTimeout", f.HelloTimeout, "TLS has no alert for a client that says nothing"},
+	} {
+		if one.how == "alert" {
+			r.wrong(p.key(one.key), `expected "close" or "reset": %s`, one.why)
+		} else {
+			r.oneOf(p.key(one.key), one.how, "close", "reset")
+		}
 	}
 }
 

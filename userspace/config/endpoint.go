@@ -181,6 +181,9 @@ func (r *report) targetURL(p *path, t *Target) {
 
 func (r *report) healthCheck(p *path, hc *HealthCheck) {
 	r.oneOf(p.key("type"), hc.Type, "", "tcp", "tls")
+	if hc.Type == "" && *hc != defaults().endpoint.Upstream.HealthCheck {
+		r.wrong(p.key("type"), "type is needed, tcp or tls: without it nothing is checked")
+	}
 	r.duration(p.key("interval"), hc.Interval, 100*time.Millisecond)
 	r.duration(p.key("timeout"), hc.Timeout, time.Millisecond)
 	r.within(p.key("healthyThreshold"), hc.HealthyThreshold, 1, 100)

@@ -191,9 +191,11 @@ func TestParseRefuses(t *testing.T) {
 		{"same target twice", upstream("{targets: [{url: tls://b.test:1}, {url: tcp://B.test:1}]}"), `1:92: endpoints[0].upstream.targets[1].url: the same server as endpoints[0].upstream.targets[0]`},
 		{"target without url", upstream("{targets: [{weight: 1}]}"), `1:63: endpoints[0].upstream.targets[0].url: the server, as tls://HOST:PORT or tcp://HOST:PORT, is needed`},
 		{"unknown load balancing", upstream("{url: tls://b.test:1, loadBalancing: roundrobin}"), `1:89: endpoints[0].upstream.loadBalancing: expected "roundRobin", "leastConnections", "randomTwoChoices" or "sourceHash", found "roundrobin", did you mean "roundRobin"?`},
-		{"check of a wildcard", upstream("{url: tls://b.test:1, healthCheck: {serverName: '*.a.test'}}"), `1:100: endpoints[0].upstream.healthCheck.serverName: expected one name, found the wildcard "*.a.test"`},
+		{"check of no type", upstream("{url: tls://b.test:1, healthCheck: {interval: 1s}}"), `1:87: endpoints[0].upstream.healthCheck.type: type is needed, tcp or tls: without it nothing is checked`},
+		{"check of a wildcard", upstream("{url: tls://b.test:1, healthCheck: {type: tls, serverName: '*.a.test'}}"), `1:111: endpoints[0].upstream.healthCheck.serverName: expected one name, found the wildcard "*.a.test"`},
 
 		{"unknown fallback", with("fallback: {notTLS: web}"), `2:20: fallback.notTLS: no endpoint has the name "web"`},
+		{"alert to silence", with("refuse: {helloTimeout: alert}"), `2:24: refuse.helloTimeout: expected "close" or "reset": TLS has no alert for a client that says nothing`},
 		{"alert to something else than TLS", with("refuse: {notTLS: alert}"), `2:18: refuse.notTLS: expected "close" or "reset": a client that does not speak TLS cannot read an alert`},
 
 		{"listen on the same address twice", with("listen: ['::1', 127.0.0.1, '::1']"), `2:28: listen[2]: ::1/128 overlaps ::1/128 (f:2:10)`},

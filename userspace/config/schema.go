@@ -150,8 +150,8 @@ type Refuse struct {
 	UnknownName  string `yaml:"unknownName"`
 	NoSNI        string `yaml:"noSNI"`
 	Malformed    string `yaml:"malformed"`
-	NotTLS       string `yaml:"notTLS"` // close or reset: there is nobody to read an alert
-	HelloTimeout string `yaml:"helloTimeout"`
+	NotTLS       string `yaml:"notTLS"`       // close or reset: there is nobody to read an alert
+	HelloTimeout string `yaml:"helloTimeout"` // close or reset: TLS has no alert for it
 	TooLarge     string `yaml:"tooLarge"`
 	OverLimit    string `yaml:"overLimit"`
 	DialFailed   string `yaml:"dialFailed"`

@@ -5,6 +5,7 @@ package telemetry
 import (
 	"io"
 	"sync"
+	"time"
 )
 
 // asyncLimit is how many bytes of lines may wait for a slow sink: some seconds of
@@ -74,12 +75,20 @@ func (w *AsyncWriter) run() {
 	}
 }
 
-// Close writes what is there and ends the writer.
+// closePatience is how long Close waits for a sink that takes nothing: nobody reads
+// it, and a process that has to end must not wait for somebody to begin.
+const closePatience = time.Second
+
+// Close writes what is there and ends the writer. A sink that blocks costs the
+// lines that are left.
 func (w *AsyncWriter) Close() error {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
 	w.wake.Signal()
-	<-w.stopped
+	select {
+	case <-w.stopped:
+	case <-time.After(closePatience):
+	}
 	return nil
 }

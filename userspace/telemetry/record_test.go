@@ -144,6 +144,15 @@ func TestAsyncWriterNeverWaitsAndCountsWhatItDrops(t *testing.T) {
 	}
 }
 
+func TestAsyncWriterEndsThoughItsSinkIsStuck(t *testing.T) {
+	sink := &stuckWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	w := NewAsyncWriter(sink, func() {})
+	_, _ = w.Write([]byte("x"))
+	<-sink.entered
+	_ = w.Close() // returns, or the test times out
+	close(sink.release)
+}
+
 func BenchmarkAccessLine(b *testing.B) {
 	l := NewAccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	r := fullRecord()
