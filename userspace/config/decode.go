@@ -94,7 +94,7 @@ func (d *decoder) structure(node *yaml.Node, p *path, v reflect.Value) {
 		return
 	}
 	seen := make([]*yaml.Node, v.NumField())
-	meant := map[int]*yaml.Node{} // values under keys that are mistyped, by field
+	mistyped := map[int]int{} // where in Content a key stands that was meant for a field
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
 		if !d.isKey(key, p) {
@@ -104,8 +104,9 @@ func (d *decoder) structure(node *yaml.Node, p *path, v reflect.Value) {
 		field, ok := f.index[key.Value]
 		switch {
 		case !ok:
-			if field, ok := d.unknownKey(key, p, f); ok {
-				meant[field] = value
+			field, ok := d.unknownKey(key, p, f)
+			if _, taken := mistyped[field]; ok && !taken {
+				mistyped[field] = i
 			}
 		case seen[field] != nil:
 			d.add(key, at, "key given twice, first on line %d", seen[field].Line)
@@ -116,10 +117,14 @@ func (d *decoder) structure(node *yaml.Node, p *path, v reflect.Value) {
 	}
 	// The file is refused already: what is wrong below a mistyped key is worth
 	// telling all the same, unless the right key is there as well.
-	for field, value := range meant {
-		if seen[field] == nil {
-			d.decode(value, p.key(v.Type().Field(field).Tag.Get("yaml")), v.Field(field))
+	// In the tree it gets its right name, by which its place is found.
+	for _, name := range f.keys {
+		i, ok := mistyped[f.index[name]]
+		if !ok || seen[f.index[name]] != nil {
+			continue
 		}
+		node.Content[i].Value = name
+		d.decode(node.Content[i+1], p.key(name), v.Field(f.index[name]))
 	}
 }
 

@@ -31,7 +31,8 @@ func nearest(word string, candidates iter.Seq[string]) string {
 		if diff := len(candidate) - len(word); diff > limit || -diff > limit {
 			continue
 		}
-		d := levenshtein.Distance(word, strings.ToLower(candidate), levenshtein.NewParams().MaxCost(limit))
+		// Without MaxCost: with it the library now and then returns too little.
+		d := levenshtein.Distance(word, strings.ToLower(candidate), nil)
 		if d <= limit && candidate != "" {
 			best, limit = candidate, d-1
 		}
