@@ -191,6 +191,19 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 		a.engine.Abort(telemetry.EndDrain)
 		ctx, cancel := context.WithTimeout(context.Background(), forcedEnd)
 		defer cancel()
+		// Who had just dialled comes to the engine after the first Abort.
+		again := time.NewTicker(50 * time.Millisecond)
+		defer again.Stop()
+		go func() {
+			for {
+				select {
+				case <-again.C:
+					a.engine.Abort(telemetry.EndDrain)
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
 		if err := a.server.Wait(ctx); err != nil {
 			return fmt.Errorf("stop: %d connections did not end within %s", a.server.Open(), forcedEnd)
 		}

@@ -58,6 +58,7 @@ func watchFile(path string, loaded []byte) (*fileWatch, error) {
 	f.seen(loaded)
 	go func() {
 		defer close(f.done)
+		first := time.Now()
 		settled := time.After(settleTime) // for what changed before the watch began
 		for {
 			select {
@@ -65,7 +66,12 @@ func watchFile(path string, loaded []byte) (*fileWatch, error) {
 				if !ok {
 					return
 				}
-				settled = time.After(settleTime)
+				if settled == nil || time.Since(first) < 10*settleTime {
+					if settled == nil {
+						first = time.Now()
+					}
+					settled = time.After(settleTime)
+				}
 			case _, ok := <-w.Errors:
 				if !ok {
 					return

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,7 +107,7 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 				m, ok = c.snap.Table.Lookup(c.rec.Listener.Port(), h.ServerName, h.ALPN)
 			}
 			if ok {
-				c.endpoint, c.rec.Match = c.snap.Endpoints[m.Endpoint], m.Pattern
+				c.endpoint, c.rec.Match = c.snap.Endpoints[m.Endpoint], strings.Clone(m.Pattern) // a part of the table's names
 			}
 		}
 	}
@@ -164,6 +165,8 @@ func (c *conn) splice(h *clienthello.Hello) {
 			c.end(telemetry.OutcomeRouted)
 		},
 	}
+	// A flow outlives reloads: it must not keep the route table of its time.
+	c.snap = nil
 	e.Engine.Start(f)
 }
 

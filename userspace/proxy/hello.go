@@ -80,7 +80,7 @@ type look struct {
 // over. examine sees the bytes that are there, from the start.
 func (c *conn) await(examine func([]byte) look) telemetry.Outcome {
 	var ctx context.Context // made at the first wait: most hellos are there
-	need, size, copied, had := 1, helloSizes[0], 0, -1
+	need, size, copied, had, vain := 1, helloSizes[0], 0, -1, 0
 	for {
 		buf, ok := c.s.buffers.get(size, c.snap.MaxHelloMemory)
 		if !ok {
@@ -112,7 +112,10 @@ func (c *conn) await(examine func([]byte) look) telemetry.Outcome {
 			defer cancel()
 		}
 		copied += n
-		if !c.pause(ctx, copied, n == had) {
+		if vain++; n != had {
+			vain = 0
+		}
+		if !c.pause(ctx, copied, vain) {
 			return c.waitOutcome(ctx, ctx.Err())
 		}
 		had, need = n, l.need
@@ -133,10 +136,10 @@ func (c *conn) deadline(arrived int) time.Time {
 }
 
 // pause slows down a client that makes the agent look often. False: ctx ended.
-func (c *conn) pause(ctx context.Context, copied int, inVain bool) bool {
+func (c *conn) pause(ctx context.Context, copied, inVain int) bool {
 	d := time.Duration(max(copied-freePeek, 0)/peekUnit) * peekPause
-	if inVain {
-		d += peekPause // woken without a new byte: never spin on that
+	if inVain > 0 { // woken without a new byte: never spin on that
+		d += peekPause << min(inVain, 6)
 	}
 	if d == 0 {
 		return true

@@ -27,11 +27,13 @@ type Poller struct {
 
 	mu   sync.Mutex
 	byFD map[int]*waiter
+	gen  int32 // of the youngest waiter
 }
 
 // waiter is one descriptor's place in the poller.
 type waiter struct {
 	ready chan struct{} // capacity 1; spurious wake-ups are allowed
+	gen   int32         // tells it from an older one of the same number
 	hup   atomic.Bool   // the peer has closed, or the connection is broken
 }
 
@@ -74,7 +76,7 @@ func (p *Poller) wake(events []unix.EpollEvent) {
 	for i := range events {
 		// The number may stand for a younger descriptor by now: its owner
 		// tries, finds nothing and waits again.
-		if w := p.byFD[int(events[i].Fd)]; w != nil {
+		if w := p.byFD[int(events[i].Fd)]; w != nil && w.gen == events[i].Pad {
 			if events[i].Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 				w.hup.Store(true)
 			}
@@ -110,6 +112,8 @@ func (p *Poller) wait(ctx context.Context, fd int, events uint32, at **waiter) e
 		op = unix.EPOLL_CTL_ADD
 		*at = &waiter{ready: make(chan struct{}, 1)}
 		p.mu.Lock()
+		p.gen++
+		(*at).gen = p.gen
 		p.byFD[fd] = *at
 		p.mu.Unlock()
 	}
@@ -117,7 +121,7 @@ func (p *Poller) wait(ctx context.Context, fd int, events uint32, at **waiter) e
 	if p.closed.Load() {
 		return ErrClosed
 	}
-	ev := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(fd)}
+	ev := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(fd), Pad: w.gen}
 	if err := unix.EpollCtl(p.epfd, op, fd, &ev); err != nil {
 		return fmt.Errorf("wait for socket: %w", err)
 	}

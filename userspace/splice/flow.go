@@ -117,7 +117,7 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 		if n == len(scratch) {
 			d.bulk = bulkPatience
 		}
-		if n < len(scratch) && !d.hangup {
+		if n < len(scratch) && !d.hangup && !d.noSplice {
 			// The queue was empty when recv returned. What comes later
 			// is a new edge, so there is no need to ask again.
 			d.readable = false

@@ -158,13 +158,18 @@ func (p *Pool) refresh(ctx context.Context, t *target) {
 	l := t.lookup
 	for sleep(ctx, p.untilRefresh(t)) {
 		p.mu.Lock()
-		busy := l.flight != nil
-		if !busy {
+		flight := l.flight
+		if flight == nil {
 			l.flight = make(chan struct{})
 		}
 		p.mu.Unlock()
-		if !busy {
+		if flight == nil {
 			_ = p.look(ctx, t) // look has told
+			continue
+		}
+		select {
+		case <-flight:
+		case <-ctx.Done():
 		}
 	}
 }
