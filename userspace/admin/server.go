@@ -15,17 +15,20 @@ import (
 	"time"
 )
 
-// Options of New.
+// Options of New. The zero value serves health and an agent that is always ready.
 type Options struct {
-	// Metrics answers /metrics.
+	// Metrics answers /metrics; nil: nothing is there.
 	Metrics http.Handler
-	// Ready says why the agent is not ready, nil when it is.
+	// Ready says why the agent is not ready, nil when it is. It must not block.
 	Ready func() error
 	// Pprof serves /debug/pprof/ too.
 	Pprof bool
-	// Logger takes what goes wrong while serving.
+	// Logger takes what goes wrong while serving; nil: nobody does.
 	Logger *slog.Logger
 }
+
+// writeTimeout is from a request's header to the end of its answer.
+const writeTimeout = time.Minute
 
 // Server is the HTTP server. Make it with New.
 type Server struct{ http *http.Server }
@@ -38,16 +41,21 @@ func New(o Options) *Server {
 		w.WriteHeader(status)
 		_, _ = fmt.Fprintln(w, text)
 	}
-	mux.Handle("GET /metrics", o.Metrics)
+	index := "spliceway\n\n/healthz\n/readyz"
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := o.Ready(); err != nil {
-			plain(w, http.StatusServiceUnavailable, err.Error())
-			return
+		if o.Ready != nil {
+			if err := o.Ready(); err != nil {
+				plain(w, http.StatusServiceUnavailable, err.Error())
+				return
+			}
 		}
 		plain(w, http.StatusOK, "ok")
 	})
-	index := "spliceway\n\n/metrics\n/healthz\n/readyz"
+	if o.Metrics != nil {
+		index += "\n/metrics"
+		mux.Handle("GET /metrics", o.Metrics)
+	}
 	if o.Pprof {
 		index += "\n/debug/pprof/"
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -58,14 +66,20 @@ func New(o Options) *Server {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, index) })
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	return &Server{&http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		// No WriteTimeout: a CPU profile takes as long as its reader asked for.
-		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		// A reader that stalls must not keep its place among the few scrapes
+		// that run at once. A profile's own seconds come on top: pprof sees
+		// to it.
+		WriteTimeout:   writeTimeout,
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}}
 }
 

@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestServer(t *testing.T) {
@@ -29,7 +31,9 @@ func TestServer(t *testing.T) {
 		{"not ready says why", "GET", "/readyz", false, notReady, 503, "draining"},
 		{"index", "GET", "/", false, nil, 200, "/metrics"},
 		{"nothing else", "GET", "/x", false, nil, 404, ""},
+		{"head", "HEAD", "/healthz", false, nil, 200, ""},
 		{"only reading", "POST", "/metrics", false, nil, 405, ""},
+		{"no way out of the tree", "GET", "/debug/../x", false, nil, 404, ""},
 		{"no profiles unless asked for", "GET", "/debug/pprof/", false, nil, 404, ""},
 		{"profiles", "GET", "/debug/pprof/", true, nil, 200, "goroutine"},
 		{"one profile", "GET", "/debug/pprof/goroutine?debug=1", true, nil, 200, "goroutine profile"},
@@ -64,5 +68,83 @@ func TestServer(t *testing.T) {
 				t.Errorf("Serve: %v", err)
 			}
 		})
+	}
+}
+
+func TestTheZeroOptionsServeHealth(t *testing.T) {
+	for path, status := range map[string]int{"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 404} {
+		w := httptest.NewRecorder()
+		New(Options{}).http.Handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		if w.Code != status {
+			t.Errorf("%s: %d, want %d", path, w.Code, status)
+		}
+	}
+}
+
+// A profile lasts as long as its reader asked for: it ends neither with the server's
+// write timeout nor with an error about it.
+func TestAProfileMayOutlastTheWriteTimeout(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Pprof: true})
+	s.http.WriteTimeout = time.Second / 2
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.Addr().String()+"/debug/pprof/trace?seconds=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, res.Body)
+	_ = res.Body.Close()
+	if err != nil || res.StatusCode != http.StatusOK || n == 0 {
+		t.Errorf("got %d, %d bytes, %v", res.StatusCode, n, err)
+	}
+	if err := s.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// A request that does not end is cut when the context does.
+func TestShutdownCutsARequestThatHangs(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := make(chan struct{})
+	s := New(Options{Metrics: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(inside)
+		<-r.Context().Done()
+	})})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	answered := make(chan error, 1)
+	go func() {
+		res, err := http.Get("http://" + l.Addr().String() + "/metrics") //nolint:noctx // the server ends it
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		answered <- err
+	}()
+	<-inside
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if err := <-answered; err == nil {
+		t.Error("a request that was cut has an answer")
 	}
 }

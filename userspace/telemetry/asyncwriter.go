@@ -3,6 +3,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"time"
@@ -13,20 +14,22 @@ import (
 const asyncLimit = 8 << 20
 
 // AsyncWriter takes lines without ever waiting for where they go: a full disk or a
-// stopped terminal must not stop connections. Lines that find the buffer full are
-// dropped and counted. It is safe for concurrent use.
+// stopped terminal must not stop connections. Lines that find the buffer full, or
+// that the sink refuses, are dropped and counted. It is safe for concurrent use.
 type AsyncWriter struct {
 	sink    io.Writer
 	dropped func()
 
-	mu      sync.Mutex
-	wake    sync.Cond
-	buf     []byte
-	closed  bool
-	stopped chan struct{}
+	mu     sync.Mutex // guards what is below
+	wake   sync.Cond
+	buf    []byte
+	closed bool
+
+	stopped chan struct{} // closed when all is written
 }
 
-// NewAsyncWriter starts a writer to sink; dropped is called for each lost line.
+// NewAsyncWriter starts a writer to sink, which several lines reach in one Write;
+// dropped is called for each lost line, from several goroutines.
 func NewAsyncWriter(sink io.Writer, dropped func()) *AsyncWriter {
 	w := &AsyncWriter{sink: sink, dropped: dropped, stopped: make(chan struct{})}
 	w.wake.L = &w.mu
@@ -34,7 +37,7 @@ func NewAsyncWriter(sink io.Writer, dropped func()) *AsyncWriter {
 	return w
 }
 
-// Write takes one line. It never fails.
+// Write takes one line, its newline included. It never fails.
 func (w *AsyncWriter) Write(line []byte) (int, error) {
 	w.mu.Lock()
 	full := w.closed || len(w.buf)+len(line) > asyncLimit
@@ -64,9 +67,11 @@ func (w *AsyncWriter) run() {
 		}
 		writing, w.buf = w.buf, writing[:0]
 		w.mu.Unlock()
-		_, err := w.sink.Write(writing)
-		if err != nil {
-			w.dropped() // one at least; there is nowhere to say more
+		if n, err := w.sink.Write(writing); err != nil {
+			// There is nowhere to say more: a line that was cut is lost too.
+			for range bytes.Count(writing[n:], []byte{'\n'}) {
+				w.dropped()
+			}
 		}
 		if cap(writing) > asyncLimit/8 {
 			writing = nil // a burst is over: give its memory back
@@ -80,7 +85,7 @@ func (w *AsyncWriter) run() {
 const closePatience = time.Second
 
 // Close writes what is there and ends the writer. A sink that blocks costs the
-// lines that are left.
+// lines that are left. The sink stays open: it is its owner's.
 func (w *AsyncWriter) Close() error {
 	w.mu.Lock()
 	w.closed = true

@@ -4,24 +4,58 @@ package telemetry
 
 import (
 	"net/netip"
+	"sync"
 	"sync/atomic"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
-// EndpointMetrics is one endpoint's part of the metrics. Its series appear with
-// its first connection, so that a hundred thousand silent endpoints cost no scrape
-// anything, and go when the endpoint goes (Metrics.Retain): connections that
-// outlive it count in the totals only.
+// EndpointMetrics is one endpoint's part of the metrics. It holds its own counts,
+// which a scrape reads: a connection looks nothing up, and to forget an endpoint is
+// to forget its handle. Its series appear with what they count, so that a hundred
+// thousand silent endpoints cost no scrape anything, and go when the endpoint goes
+// (Metrics.Retain): connections that outlive it count in the totals only. It is
+// safe for concurrent use.
 type EndpointMetrics struct {
-	m       *Metrics
-	name    string
-	retired atomic.Bool
-	used    atomic.Bool
-	moved   [2]atomic.Int64 // client to upstream, upstream to client
+	m      *Metrics
+	name   string
+	used   atomic.Bool // a connection has come
+	active atomic.Int64
+	moved  [2]atomic.Int64 // client to upstream, upstream to client
+
+	mu           sync.Mutex // guards what is below
+	ended        map[ending]uint64
+	dialFailures map[string]uint64 // by reason
+	targets      map[string]*targetCounts
 }
 
-// Endpoint returns the metrics of the endpoint of that name, the same each time.
+// ending is the labels of a connection that has ended.
+type ending struct {
+	outcome Outcome
+	engine  string
+	end     End
+	by      Side
+}
+
+// targetCounts is what is known of one target, by its host:port as configured.
+type targetCounts struct {
+	changed         bool // there has been a change: down means something
+	down            int64
+	ejections       uint64
+	checks, lookups results
+}
+
+// results counts by the label "result".
+type results struct{ ok, failed uint64 }
+
+func (r *results) add(ok bool) {
+	if ok {
+		r.ok++
+	} else {
+		r.failed++
+	}
+}
+
+// Endpoint returns the metrics of the endpoint of that name, the same each time
+// until Retain forgets it.
 func (m *Metrics) Endpoint(name string) *EndpointMetrics {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -33,23 +67,15 @@ func (m *Metrics) Endpoint(name string) *EndpointMetrics {
 	return e
 }
 
-// Retain forgets the endpoints that are not in names.
+// Retain forgets the endpoints that are not in names. Their handles still work; no
+// scrape sees them.
 func (m *Metrics) Retain(names map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for name, e := range m.byEndpoint {
-		if names[name] {
-			continue
+	for name := range m.byEndpoint {
+		if !names[name] {
+			delete(m.byEndpoint, name)
 		}
-		delete(m.byEndpoint, name)
-		e.retired.Store(true)
-		of := prometheus.Labels{"endpoint": name}
-		m.active.DeletePartialMatch(of)
-		m.ended.DeletePartialMatch(of)
-		for _, v := range []*prometheus.CounterVec{m.dialFailures, m.ejections, m.checks, m.lookups} {
-			v.DeletePartialMatch(of)
-		}
-		m.down.DeletePartialMatch(of)
 	}
 }
 
@@ -60,90 +86,80 @@ func (e *EndpointMetrics) Moved() [2]*atomic.Int64 {
 
 // Opened counts a connection in.
 func (e *EndpointMetrics) Opened() {
+	e.active.Add(1)
 	e.used.Store(true)
-	if !e.retired.Load() {
-		e.m.active.WithLabelValues(e.name).Inc()
-	}
 }
 
 // Ended counts it out again.
 func (e *EndpointMetrics) Ended(r *Record) {
-	e.m.connections.WithLabelValues(r.Outcome.String()).Inc()
+	e.active.Add(-1)
+	e.m.connections[r.Outcome].Inc()
 	if r.Outcome == OutcomeRouted {
 		e.m.duration.Observe(r.Total.Seconds())
 	}
-	if e.retired.Load() {
-		return
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended == nil {
+		e.ended = make(map[ending]uint64)
 	}
-	e.m.active.WithLabelValues(e.name).Dec()
-	e.m.ended.WithLabelValues(e.name, r.Outcome.String(), r.Engine, r.End.String(), r.ClosedBy.String()).Inc()
+	e.ended[ending{r.Outcome, r.Engine, r.End, r.ClosedBy}]++
 }
 
 // The methods below are upstream.Observer's.
 
 // DialFailed counts a failed connect or first look-up.
 func (e *EndpointMetrics) DialFailed(_, reason string) {
-	if !e.retired.Load() {
-		e.m.dialFailures.WithLabelValues(e.name, reason).Inc()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.dialFailures == nil {
+		e.dialFailures = make(map[string]uint64)
 	}
+	e.dialFailures[reason]++
 }
 
 // Changed counts an address out or in.
 func (e *EndpointMetrics) Changed(target string, _ netip.AddrPort, up bool, _ string) {
-	if e.retired.Load() {
-		return
-	}
-	g := e.m.down.WithLabelValues(e.name, target)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.target(target)
+	t.changed = true
 	if up {
-		g.Dec()
+		t.down--
 	} else {
-		g.Inc()
+		t.down++
 	}
 }
 
 // Ejected counts an ejection.
 func (e *EndpointMetrics) Ejected(target string, _ netip.AddrPort) {
-	if !e.retired.Load() {
-		e.m.ejections.WithLabelValues(e.name, target).Inc()
-	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.target(target).ejections++
 }
 
 // Checked counts an active check.
 func (e *EndpointMetrics) Checked(target string, _ netip.AddrPort, ok bool) {
-	if !e.retired.Load() {
-		e.m.checks.WithLabelValues(e.name, target, result(ok)).Inc()
-	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.target(target).checks.add(ok)
 }
 
 // Resolved counts a look-up.
 func (e *EndpointMetrics) Resolved(target string, ok bool) {
-	if !e.retired.Load() {
-		e.m.lookups.WithLabelValues(e.name, target, result(ok)).Inc()
-	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.target(target).lookups.add(ok)
 }
 
-// bytesCollector reads the counters that engines add to while flows run, so that
-// a long transfer shows while it lasts.
-type bytesCollector struct{ m *Metrics }
-
-var bytesDesc = prometheus.NewDesc("bytes_total", "Bytes delivered, by direction: in is from client to upstream.", []string{"endpoint", "direction"}, nil)
-
-// Describe is prometheus.Collector's.
-func (c *bytesCollector) Describe(ch chan<- *prometheus.Desc) { ch <- bytesDesc }
-
-// Collect is prometheus.Collector's.
-func (c *bytesCollector) Collect(ch chan<- prometheus.Metric) {
-	c.m.mu.Lock()
-	used := make([]*EndpointMetrics, 0, len(c.m.byEndpoint))
-	for _, e := range c.m.byEndpoint {
-		if e.used.Load() {
-			used = append(used, e)
+// target returns the target's counts; e.mu is held.
+func (e *EndpointMetrics) target(name string) *targetCounts {
+	t := e.targets[name]
+	if t == nil {
+		if e.targets == nil {
+			e.targets = make(map[string]*targetCounts)
 		}
+		t = &targetCounts{}
+		e.targets[name] = t
 	}
-	c.m.mu.Unlock()
-	for _, e := range used {
-		for i, direction := range [2]string{"in", "out"} {
-			ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(e.moved[i].Load()), e.name, direction)
-		}
-	}
+	return t
 }

@@ -23,18 +23,11 @@ type BuildInfo struct{ Version, Revision, GoVersion string }
 type Metrics struct {
 	registry *prometheus.Registry
 
-	connections   *prometheus.CounterVec
+	connections   [outcomes]prometheus.Counter
 	open          prometheus.Gauge
-	active        *prometheus.GaugeVec
-	ended         *prometheus.CounterVec
 	hello, dial   prometheus.Histogram
 	duration      prometheus.Histogram
-	dialFailures  *prometheus.CounterVec
-	down          *prometheus.GaugeVec
-	ejections     *prometheus.CounterVec
-	checks        *prometheus.CounterVec
-	lookups       *prometheus.CounterVec
-	limitsRefused *prometheus.CounterVec
+	limitsRefused [limits]prometheus.Counter
 	acceptErrors  prometheus.Counter
 	loads         *prometheus.CounterVec
 	loaded        prometheus.Gauge
@@ -78,21 +71,10 @@ func New(build BuildInfo) *Metrics {
 		r.MustRegister(h)
 		return h
 	}
-	m.connections = counters("connections_total", "Connections that have ended, by outcome.", "outcome")
 	m.open = gauge("connections_open", "Connections that are open, in any phase.")
-	m.active = gauges("endpoint_connections_active", "Connections that an endpoint has at the moment.", "endpoint")
-	m.ended = counters("endpoint_connections_total", "Connections of an endpoint that have ended: by outcome; and if they were routed by engine, how they ended, and which side ended them.",
-		"endpoint", "outcome", "engine", "end", "closed_by")
-	r.MustRegister(&bytesCollector{m})
 	m.hello = histogram("hello_seconds", "Time from accept to the whole ClientHello.", []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 3})
 	m.dial = histogram("dial_seconds", "Time to connect to an upstream, retries included.", []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5})
 	m.duration = histogram("connection_seconds", "Time from accept to the end of a routed connection.", []float64{.01, .1, 1, 10, 60, 600, 3600, 36000})
-	m.dialFailures = counters("dial_failures_total", "Failed connects and first look-ups of an endpoint's targets, by reason.", "endpoint", "reason")
-	m.down = gauges("upstream_addresses_down", "Addresses of a target that are out: unhealthy, or ejected.", "endpoint", "target")
-	m.ejections = counters("upstream_ejections_total", "Addresses of a target taken out because connects failed.", "endpoint", "target")
-	m.checks = counters("upstream_checks_total", "Active health checks of a target's addresses, by result (ok, failed).", "endpoint", "target", "result")
-	m.lookups = counters("upstream_lookups_total", "Look-ups of a target's name, by result (ok, failed).", "endpoint", "target", "result")
-	m.limitsRefused = counters("limits_refused_total", "Connections refused by a limit.", "limit")
 	m.acceptErrors = counter("accept_errors_total", "Accepts that failed for want of descriptors or memory.")
 	m.loads = counters("config_loads_total", "Configurations read, the first one included, by result (ok, refused).", "result")
 	m.loaded = gauge("config_last_load_timestamp_seconds", "When the configuration that is in force was loaded, in Unix time.")
@@ -102,13 +84,16 @@ func New(build BuildInfo) *Metrics {
 	info := gauges("build_info", "What is running; always 1.", "version", "revision", "go_version")
 	info.WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(newEndpointsCollector(m))
 	// Closed sets are there from the start: a rate over a series that appears
 	// with its first event misses that event.
+	connections := counters("connections_total", "Connections that have ended, by outcome.", "outcome")
 	for o := range outcomes {
-		m.connections.WithLabelValues(o.String())
+		m.connections[o] = connections.WithLabelValues(o.String())
 	}
+	refused := counters("limits_refused_total", "Connections refused by a limit.", "limit")
 	for l := range limits {
-		m.limitsRefused.WithLabelValues(l.String())
+		m.limitsRefused[l] = refused.WithLabelValues(l.String())
 	}
 	m.loads.WithLabelValues(resultOK)
 	m.loads.WithLabelValues(resultRefused)
@@ -122,13 +107,6 @@ const (
 	resultRefused = "refused"
 )
 
-func result(ok bool) string {
-	if ok {
-		return resultOK
-	}
-	return resultFailed
-}
-
 // Handler serves the metrics in the Prometheus text format.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
@@ -141,13 +119,13 @@ func (m *Metrics) Accepted() { m.open.Inc() }
 func (m *Metrics) Left() { m.open.Dec() }
 
 // Refused counts a connection that got no endpoint.
-func (m *Metrics) Refused(o Outcome) { m.connections.WithLabelValues(o.String()).Inc() }
+func (m *Metrics) Refused(o Outcome) { m.connections[o].Inc() }
 
 // AcceptError counts a failed accept.
 func (m *Metrics) AcceptError() { m.acceptErrors.Inc() }
 
 // LimitRefused counts a connection that a limit refused.
-func (m *Metrics) LimitRefused(l Limit) { m.limitsRefused.WithLabelValues(l.String()).Inc() }
+func (m *Metrics) LimitRefused(l Limit) { m.limitsRefused[l].Inc() }
 
 // ObserveHello takes the time that a hello took.
 func (m *Metrics) ObserveHello(d time.Duration) { m.hello.Observe(d.Seconds()) }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -17,7 +18,7 @@ type Record struct {
 	Client, Listener netip.AddrPort // Client is the PROXY header's, if one came
 	Via              netip.AddrPort // who sent the PROXY header
 	SNI              string
-	ALPN             []string // as offered
+	ALPN             []string // as offered; a line shows the first 16
 	JA4              string
 	ECH              bool
 	Endpoint         string
@@ -68,8 +69,12 @@ const (
 // AccessLog writes one line per connection. The line's time is that of its end.
 type AccessLog struct{ logger *slog.Logger }
 
-// NewAccessLog returns a log that writes to l, whose handler escapes what hostile
-// clients put into names and protocols, as slog's JSON and text handlers do.
+// maxLoggedALPN is how many protocols a line shows. Clients offer a handful; a
+// hostile hello has room for so many that lines, not connections, fill the disk.
+const maxLoggedALPN = 16
+
+// NewAccessLog returns a log that writes to l. What hostile clients put into names
+// and protocols is printable ASCII in the line, whatever l's handler is.
 func NewAccessLog(l *slog.Logger) *AccessLog { return &AccessLog{l} }
 
 // Write writes r's line. It keeps no reference to r.
@@ -82,7 +87,7 @@ func (a *AccessLog) Write(r *Record) {
 	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, v string) {
 		if v != "" {
-			attrs = append(attrs, slog.String(key, v))
+			attrs = append(attrs, slog.String(key, printable(v)))
 		}
 	}
 	address := func(key string, v netip.AddrPort) {
@@ -96,7 +101,7 @@ func (a *AccessLog) Write(r *Record) {
 	address(KeyListener, r.Listener)
 	text(KeySNI, r.SNI)
 	if len(r.ALPN) > 0 {
-		attrs = append(attrs, slog.Any(KeyALPN, r.ALPN))
+		attrs = append(attrs, slog.Any(KeyALPN, protocols(r.ALPN)))
 	}
 	text(KeyJA4, r.JA4)
 	if r.ECH {
@@ -128,4 +133,28 @@ func (a *AccessLog) Write(r *Record) {
 	text(KeyEnd, r.End.String())
 	text(KeyClosedBy, r.ClosedBy.String())
 	a.logger.LogAttrs(ctx, level, "connection", attrs...)
+}
+
+// protocols is what a line shows of an ALPN list; "..." stands for the rest.
+func protocols(alpn []string) []string {
+	shown := make([]string, 0, min(len(alpn), maxLoggedALPN+1))
+	for i, p := range alpn {
+		if i == maxLoggedALPN {
+			return append(shown, "...")
+		}
+		shown = append(shown, printable(p))
+	}
+	return shown
+}
+
+// printable returns s with all but printable ASCII in Go's escapes: JSON lets DEL
+// and the C1 controls through, which a terminal may obey.
+func printable(s string) string {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			q := strconv.QuoteToASCII(s)
+			return q[1 : len(q)-1]
+		}
+	}
+	return s
 }

@@ -5,10 +5,13 @@ package telemetry
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,7 +61,7 @@ func TestLineOfARefusedConnectionHasWhatThereIs(t *testing.T) {
 }
 
 func TestWhatClientsSendCannotForgeLines(t *testing.T) {
-	hostile := "a\nlevel=ERROR msg=forged\x1b[31m\x00\xff\""
+	hostile := "a\nlevel=ERROR msg=forged\x1b[31m\x00\xff\"\x7f\u009b31m\u2028\u202e"
 	r := &Record{SNI: hostile, ALPN: []string{hostile}, Reason: hostile, Outcome: OutcomeMalformed}
 	for name, handler := range map[string]func(io.Writer, *slog.HandlerOptions) slog.Handler{
 		"json": func(w io.Writer, o *slog.HandlerOptions) slog.Handler { return slog.NewJSONHandler(w, o) },
@@ -70,13 +73,26 @@ func TestWhatClientsSendCannotForgeLines(t *testing.T) {
 			if n := strings.Count(b.String(), "\n"); n != 1 {
 				t.Errorf("%d lines, want 1:\n%s", n, &b)
 			}
-			if i := strings.IndexFunc(b.String(), func(c rune) bool { return c < ' ' && c != '\n' }); i >= 0 {
-				t.Errorf("a control character is in the line: %q", b.String())
+			if strings.ContainsFunc(b.String(), func(c rune) bool { return (c < ' ' || c > '~') && c != '\n' }) {
+				t.Errorf("the line has more than printable ASCII: %q", b.String())
 			}
 			if name == "json" && !json.Valid(b.Bytes()) {
 				t.Errorf("not JSON: %s", &b)
 			}
 		})
+	}
+}
+
+func TestALongProtocolListIsCut(t *testing.T) {
+	for _, tt := range []struct{ offered, shown int }{{0, 0}, {1, 1}, {maxLoggedALPN, maxLoggedALPN}, {maxLoggedALPN + 1, maxLoggedALPN + 1}, {128, maxLoggedALPN + 1}} {
+		offered := slices.Repeat([]string{"h2"}, tt.offered)
+		got := protocols(offered)
+		if len(got) != tt.shown {
+			t.Errorf("%d of %d protocols are shown, want %d", len(got), tt.offered, tt.shown)
+		}
+		if cut := slices.Contains(got, "..."); cut != (tt.offered > maxLoggedALPN) {
+			t.Errorf("of %d protocols %q are shown", tt.offered, got)
+		}
 	}
 }
 
@@ -102,6 +118,21 @@ func TestEveryMemberOfTheClosedSetsHasItsOwnLabel(t *testing.T) {
 	}
 	for l := range limits {
 		check("limit ", l.String(), false)
+	}
+}
+
+func TestAlertsOfRefusals(t *testing.T) {
+	// RFC 8446, section 6.2. No alert for those who did not speak TLS, who are
+	// gone, or whose hello never came.
+	want := map[Outcome]byte{
+		OutcomeUnknownName: 112, OutcomeNoSNI: 109, OutcomeMalformed: 50, OutcomeTooLarge: 50,
+		OutcomeOverLimit: 80, OutcomeDialFailed: 80, OutcomeInternal: 80,
+	}
+	for o := range outcomes {
+		description, ok := o.Alert()
+		if w, has := want[o]; ok != has || description != w {
+			t.Errorf("%s: alert %d, %t; want %d, %t", o, description, ok, w, has)
+		}
 	}
 }
 
@@ -141,6 +172,21 @@ func TestAsyncWriterNeverWaitsAndCountsWhatItDrops(t *testing.T) {
 	_, _ = w.Write([]byte("late"))
 	if dropped != 4 {
 		t.Error("a line after Close is not counted as dropped")
+	}
+}
+
+// brokenWriter takes some bytes and fails.
+type brokenWriter struct{ takes int }
+
+func (w brokenWriter) Write([]byte) (int, error) { return w.takes, errors.New("no space left") }
+
+func TestAsyncWriterCountsTheLinesThatItsSinkRefuses(t *testing.T) {
+	var dropped atomic.Int64
+	w := NewAsyncWriter(brokenWriter{takes: len("li")}, func() { dropped.Add(1) })
+	_, _ = w.Write([]byte("line\nline\nline\n"))
+	_ = w.Close()
+	if n := dropped.Load(); n != 3 { // the first was cut
+		t.Errorf("%d lines dropped, want 3", n)
 	}
 }
 
