@@ -33,6 +33,10 @@ const (
 // half a megabyte of it. Clients offer a handful.
 const maxProtocols = 128
 
+// maxProtocolBytes bounds the list as a whole: it stands in memory for as long as the
+// flow lives, and in the access log with up to six bytes for one.
+const maxProtocolBytes = 2 << 10
+
 // readExtension takes what a Hello tells from one extension and checks the form
 // of the others that a TLS server checks: a hello that the server behind would
 // refuse is refused here, where it is counted.
@@ -93,6 +97,8 @@ func (f *fields) readALPN(body cursor) Reason {
 		return TrailingBytes
 	case len(list) == 0:
 		return ALPNEmpty
+	case len(list) > maxProtocolBytes:
+		return ALPNCount
 	}
 	f.alpn, f.protocols = list, 0
 	for len(list) > 0 {

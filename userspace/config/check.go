@@ -3,7 +3,6 @@
 package config
 
 import (
-	"cmp"
 	"math"
 	"net"
 	"net/netip"
@@ -15,6 +14,9 @@ import (
 const (
 	minHelloBytes = 512
 	maxHelloBytes = 64 << 10
+	// minHelloMemory lets a few of the largest buffers be lent at once
+	// (proxy.helloSizes): less would refuse hellos that nobody else is in the way of.
+	minHelloMemory = 1 << 20
 	// maxDuration keeps a deadline from running over the end of time.
 	maxDuration = 365 * 24 * time.Hour
 )
@@ -158,7 +160,7 @@ func (r *report) limits(p *path, l *Limits) {
 		r.wrong(p.key("acceptBurst"), "without acceptRate there is nothing to go over")
 	}
 	r.within(p.key("helloBytes"), l.HelloBytes, minHelloBytes, maxHelloBytes)
-	r.within(p.key("helloMemory"), l.HelloMemory, cmp.Or(l.HelloBytes, minHelloBytes), 1<<40)
+	r.within(p.key("helloMemory"), l.HelloMemory, minHelloMemory, 1<<40)
 	r.within(p.key("openFiles"), l.OpenFiles, 1024, 1<<30)
 }
 

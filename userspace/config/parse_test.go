@@ -214,7 +214,7 @@ func TestParseRefuses(t *testing.T) {
 		{"duration over a year", with("timeouts: {idle: 9000h}"), `2:18: timeouts.idle: expected 8760h0m0s (a year) or less, found 9000h0m0s`},
 		{"duration of nothing", with("timeouts: {idle: }"), `2:18: timeouts.idle: expected a duration such as "1m30s" or "500ms", found nothing`},
 		{"hello too large", with("limits: {helloBytes: 65537}"), `2:22: limits.helloBytes: expected a number from 512 to 65536, found 65537`},
-		{"memory for less than a hello", with("limits: {helloMemory: 65535}"), `2:23: limits.helloMemory: expected a number from 65536 to 1099511627776, found 65535`},
+		{"memory for less than a few hellos", with("limits: {helloMemory: 65535}"), `2:23: limits.helloMemory: expected a number from 1048576 to 1099511627776, found 65535`},
 		{"burst without rate", with("limits: {acceptBurst: 5}"), `2:23: limits.acceptBurst: without acceptRate there is nothing to go over`},
 		{"octal number", with("limits: {acceptRate: 010}"), `2:22: limits.acceptRate: expected a whole number in plain decimal digits, found "010"`},
 		{"huge number", with("limits: {acceptRate: 99999999999999999999}"), `2:22: limits.acceptRate: expected a whole number, found the number "99999999999999999999"`},

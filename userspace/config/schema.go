@@ -191,7 +191,7 @@ type Limits struct {
 	// 512 to 65536 (64 KiB); default 65536.
 	HelloBytes int `yaml:"helloBytes"`
 	// HelloMemory bounds what all hellos together may take of the agent's
-	// memory while they are read, in bytes: HelloBytes or more. Default
+	// memory while they are read, in bytes: 1048576 (1 MiB) or more. Default
 	// 67108864 (64 MiB).
 	HelloMemory int `yaml:"helloMemory"`
 	// OpenFiles is the open file limit to ask for at start: 1024 or more.

@@ -29,7 +29,8 @@ type conn struct {
 	// PROXY header's.
 	from, to netip.AddrPort
 
-	limited  bool // counted in s.perClient
+	until    time.Time // when the hello must be whole; zero before the first look
+	limited  bool      // counted in s.perClient
 	endpoint *Endpoint
 	dialed   *upstream.Dialed
 }

@@ -87,6 +87,9 @@ func (c *conn) await(examine func([]byte) look) telemetry.Outcome {
 			return c.overLimit(telemetry.LimitHelloMemory)
 		}
 		n, err := c.client.Peek(buf)
+		if c.until.IsZero() { // the PROXY header's part counts, too
+			c.until = c.deadline(n)
+		}
 		l := look{need: 1}
 		if n > 0 {
 			l = examine(buf[:n])
@@ -108,7 +111,7 @@ func (c *conn) await(examine func([]byte) look) telemetry.Outcome {
 		}
 		if ctx == nil {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(c.s.ctx, c.deadline(n))
+			ctx, cancel = context.WithDeadline(c.s.ctx, c.until)
 			defer cancel()
 		}
 		copied += n
