@@ -25,7 +25,7 @@ type bed struct {
 	process   *testenv.Process // nil: direct
 	dir       string
 	mounted   string  // a bpffs below dir; empty: none
-	idleBusy  float64 // CPU seconds per second that are not the work's
+	idleBusy  float64 // CPU seconds per second that are not the work's, set before it
 	listeners []net.Listener
 	hello     map[string][]byte // by service
 	authority *testenv.CA       // of the service "tls"
@@ -43,8 +43,8 @@ const (
 	stopTimeout = 3 * time.Second
 )
 
-func newBed(ctx context.Context, s subject, idleBusy float64) (b *bed, err error) {
-	b = &bed{subject: s, idleBusy: idleBusy, hello: make(map[string][]byte)}
+func newBed(ctx context.Context, s subject) (b *bed, err error) {
+	b = &bed{subject: s, hello: make(map[string][]byte)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())

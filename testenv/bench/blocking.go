@@ -24,7 +24,7 @@ func dialBlocking(from netip.Addr, to netip.AddrPort) (blocking, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	// Both are hints; without a timeout a subject that hangs is the user's to see.
+	// These two only make it faster; the timeout makes an error of a subject that hangs.
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	timeout := unix.NsecToTimeval(patience.Nanoseconds())

@@ -11,7 +11,6 @@ import (
 )
 
 const (
-	idleWindow  = 2 * time.Second        // over which the idle machine is measured
 	quietWindow = 200 * time.Millisecond // 20 ticks of each processor's accounting
 	quietTries  = 10
 	// quietBusy is what may go on beside a measurement, in CPU seconds per
@@ -33,6 +32,23 @@ func busy(ctx context.Context, window time.Duration) (float64, error) {
 	}
 	after, err := testenv.ReadSystemCPU()
 	return after.Sub(before).Busy().Seconds() / time.Since(start).Seconds(), err
+}
+
+// idleMachine is what the machine does without us, in CPU seconds per second: on
+// average, and in its least window: the rest is a load that comes and goes, and
+// must not be taken off a measurement.
+func idleMachine(ctx context.Context) (average, least float64, err error) {
+	for i := range quietTries {
+		now, err := busy(ctx, quietWindow)
+		if err != nil {
+			return 0, 0, err
+		}
+		average += now / quietTries
+		if i == 0 || now < least {
+			least = now
+		}
+	}
+	return average, least, nil
 }
 
 // quiet waits until the machine does no more than when idle, and returns what it
@@ -77,5 +93,5 @@ func (b *bed) timed(f func() (units int64, err error)) (effort, error) {
 		return effort{}, errors.New("no work was done")
 	}
 	cpu := after.Sub(before).Busy().Seconds() - b.idleBusy*took.Seconds()
-	return effort{units: units, took: took, cpu: max(cpu, 0)}, nil
+	return effort{units: units, took: took, cpu: cpu}, nil
 }

@@ -84,7 +84,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	}
 	defer func() { _ = undo() }()
 	r := results{Duration: o.duration, IdleFlows: o.idle}
-	if r.IdleBusy, err = busy(ctx, idleWindow); err != nil {
+	if r.StartBusy, r.IdleBusy, err = idleMachine(ctx); err != nil {
 		return err
 	}
 	if err := r.measure(ctx, o.rounds, todo, subjects); err != nil {
@@ -121,7 +121,7 @@ func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects
 // sample does one piece of work in a network of its own: neither TIME_WAITs nor
 // the heap of what ran before are measured.
 func (r *results) sample(ctx context.Context, w work, s subject) (one sample, err error) {
-	b, err := newBed(ctx, s, r.IdleBusy)
+	b, err := newBed(ctx, s)
 	if err != nil {
 		return one, err
 	}
@@ -129,8 +129,16 @@ func (r *results) sample(ctx context.Context, w work, s subject) (one sample, er
 	if one.BusyBefore, err = quiet(ctx, r.IdleBusy); err != nil {
 		return one, err
 	}
-	if one.Figures, err = w.run(ctx, b); err != nil {
+	// If the machine was not idle at the start, this is when it is seen.
+	r.IdleBusy = min(r.IdleBusy, one.BusyBefore)
+	b.idleBusy = r.IdleBusy
+	values, err := w.run(ctx, b)
+	if err != nil {
 		return one, fmt.Errorf("%w%s", err, b.output())
+	}
+	one.Figures = make(map[string]float64)
+	for i, v := range values {
+		one.Figures[w.figures[i].name] = v
 	}
 	one.Connections = b.opened.Load()
 	if agent, ok := s.(*spliceway); ok {

@@ -37,6 +37,10 @@ func (b *bed) idle(ctx context.Context, flows int) ([]float64, error) {
 			return nil, err
 		}
 	}
+	// An engine may give sockets back a moment after a flow is up.
+	if _, err := quiet(ctx, b.idleBusy); err != nil {
+		return nil, err
+	}
 	after, err := readMemory(b.process.Pid())
 	if err != nil {
 		return nil, err

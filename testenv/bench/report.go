@@ -15,20 +15,21 @@ import (
 
 // sample is one piece of work, done once through one subject.
 type sample struct {
-	Round       int              `json:"round"`
-	Subject     string           `json:"subject"`
-	Work        string           `json:"work"`
-	Figures     []float64        `json:"figures"`
-	Connections int64            `json:"connections"`
-	Engines     map[string]int64 `json:"engines,omitempty"` // ended connections
-	BusyBefore  float64          `json:"busyBefore"`        // CPU seconds per second just before
+	Round       int                `json:"round"`
+	Subject     string             `json:"subject"`
+	Work        string             `json:"work"`
+	Figures     map[string]float64 `json:"figures"` // by name
+	Connections int64              `json:"connections"`
+	Engines     map[string]int64   `json:"engines,omitempty"` // ended connections
+	BusyBefore  float64            `json:"busyBefore"`        // CPU seconds per second just before
 }
 
 // results is a run.
 type results struct {
 	Duration  time.Duration `json:"durationNs"`
 	IdleFlows int           `json:"idleFlows"`
-	IdleBusy  float64       `json:"idleBusy"` // CPU seconds per second at the start
+	StartBusy float64       `json:"startBusy"` // CPU seconds per second before the first work, on average
+	IdleBusy  float64       `json:"idleBusy"`  // the least between measurements: taken off their CPU
 	Samples   []sample      `json:"samples"`
 }
 
@@ -44,11 +45,14 @@ func (r *results) write(file string) error {
 }
 
 // values are a figure's, by round.
-func (r *results) values(w work, s subject, figure int) map[int]float64 {
+func (r *results) values(w work, s subject, f figure) map[int]float64 {
 	v := make(map[int]float64)
 	for _, one := range r.Samples {
-		if one.Work == w.name && one.Subject == s.name() && figure < len(one.Figures) {
-			v[one.Round] = one.Figures[figure]
+		if one.Work != w.name || one.Subject != s.name() {
+			continue
+		}
+		if value, ok := one.Figures[f.name]; ok {
+			v[one.Round] = value
 		}
 	}
 	return v
@@ -62,14 +66,14 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 	fmt.Fprint(out, "\n|---|", strings.Repeat("---|", len(subjects)), "\n")
 	for _, w := range todo {
 		fmt.Fprintf(out, "| **%s** |%s\n", w.name, strings.Repeat(" |", len(subjects)))
-		for i, f := range w.figures {
-			base := r.values(w, direct{}, i)
+		for _, f := range w.figures {
+			base := r.values(w, direct{}, f)
 			fmt.Fprintf(out, "| %s |", f.name)
 			for _, s := range subjects {
 				if s == (direct{}) {
 					fmt.Fprintf(out, " %s |", f.cell(base, nil))
 				} else {
-					fmt.Fprintf(out, " %s |", f.cell(r.values(w, s, i), base))
+					fmt.Fprintf(out, " %s |", f.cell(r.values(w, s, f), base))
 				}
 			}
 			fmt.Fprintln(out)
@@ -82,7 +86,7 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 
 const legend = `- A cell is the median of the rounds; behind it, the median of the ratios (x) or differences (+) to *direct* in the same round; in brackets
   the least and the greatest round, of the ratios or differences where there are any.
-- CPU is that of the whole system, client and backend included, less what the idle machine used before the run.
+- CPU is that of the whole system, client and backend included, less the least that the machine has been seen to use between measurements.
 - Memory: the process is its PSS; a socket is what the kernel's slabs hold for one with empty buffers, its inode and its file; a BPF map is
   what the kernel says of it. What is there before the first flow (maps with their memory allocated ahead too) is not in the sum.
 `
@@ -159,14 +163,15 @@ func share(part, all int64) string {
 	return fmt.Sprintf("%.2f %%", math.Floor(float64(part)/float64(all)*1e4)/100)
 }
 
+// noise tells what else was at work, before the run and during it.
 func (r *results) noise(out io.Writer) {
-	fmt.Fprintf(out, "- The idle machine used %.2f CPU seconds per second", r.IdleBusy)
-	if r.IdleBusy > quietBusy {
+	fmt.Fprintf(out, "- Before the first work the machine used %.2f CPU seconds per second, when idle %.2f", r.StartBusy, r.IdleBusy)
+	if r.StartBusy > quietBusy {
 		fmt.Fprint(out, ": **it was not idle**, and the figures are worth little")
 	}
 	noisy := 0
 	for _, one := range r.Samples {
-		if one.BusyBefore > r.IdleBusy+quietBusy {
+		if one.BusyBefore > quietBusy {
 			noisy++
 		}
 	}

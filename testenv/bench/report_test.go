@@ -39,10 +39,10 @@ func TestCell(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	packet := &spliceway{engine: "packet"}
-	r := results{IdleBusy: 0.5, Samples: []sample{
-		{Subject: "direct", Work: "bulk", Figures: []float64{10, 2}},
-		{Subject: "spliceway packet", Work: "bulk", Figures: []float64{5, 2}, Connections: 1000, Engines: map[string]int64{"packet": 999, "splice": 1}},
-		{Subject: "spliceway packet", Work: "other", Connections: 1, Engines: map[string]int64{"packet": 1}, BusyBefore: 0.7},
+	r := results{StartBusy: 0.5, IdleBusy: 0.1, Samples: []sample{
+		{Subject: "direct", Work: "bulk", Figures: map[string]float64{"Gbit/s": 10, "CPU": 2}},
+		{Subject: "spliceway packet", Work: "bulk", Figures: map[string]float64{"Gbit/s": 5, "CPU": 2}, Connections: 1000, Engines: map[string]int64{"packet": 999, "splice": 1}},
+		{Subject: "spliceway packet", Work: "other", Connections: 1, Engines: map[string]int64{"packet": 1}, BusyBefore: quietBusy + 0.01},
 	}}
 	todo := []work{{name: "bulk", figures: []figure{{"Gbit/s", 0, ratio}, {"CPU", 1, ratio}}}}
 	var out bytes.Buffer
