@@ -54,8 +54,8 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 bench: ## benchmarks of the hot paths in the process (route table, parser, dial)
 	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
 
-bench-relay: build ## the relay against a direct connection and HAProxy (root; HAPROXY=/path)
-	$(GO) run ./testenv/bench
+bench-relay: build ## the engines against a direct connection and HAProxy (root; HAPROXY=/path, BENCHFLAGS="-quick")
+	$(GO) run ./testenv/bench $(BENCHFLAGS)
 
 clean: ## remove what was built
 	rm -rf bin

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures the relay: a directly routed connection, spliceway, and
-// HAProxy if it is installed, on the same work in one run, interleaved. It prints
-// a Markdown table of medians as ratios to the direct connection. It needs root:
-// client, gateway and backend are network namespaces joined by veth.
+// Command bench measures the relay: a directly routed connection, spliceway with
+// each of its engines, and HAProxy if it is installed, on the same work in one
+// run, interleaved. It prints Markdown tables of medians beside ratios to the
+// direct connection. It needs root: client, gateway and backend are network
+// namespaces joined by veth.
 //
 // Absolute figures of one machine say little; ratios from one run say what a
 // gateway costs. It measures, and judges nothing.
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,30 +26,50 @@ import (
 
 type options struct {
 	agent, haproxy string
+	subjects, only string
 	rounds         int
 	duration       time.Duration
 	idle           int
-	only           string
+	quick          bool
+	json           string
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.agent, "spliceway", "bin/spliceway", "the agent to measure")
 	flag.StringVar(&o.haproxy, "haproxy", os.Getenv("HAPROXY"), "HAProxy to compare with; default: the one in PATH, if any")
+	flag.StringVar(&o.subjects, "subjects", "", "who is measured, of "+strings.Join(subjectKeys(), ",")+"; default: all, HAProxy if there is one")
+	flag.StringVar(&o.only, "only", "", "only work whose name has this in it")
 	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds; medians are printed")
 	flag.DurationVar(&o.duration, "duration", 2*time.Second, "of each piece of work")
 	flag.IntVar(&o.idle, "idle", 5000, "idle flows whose memory is measured")
-	flag.StringVar(&o.only, "only", "", "only work whose name has this in it")
+	flag.BoolVar(&o.quick, "quick", false, "one short round: does it all run? The figures are worth little")
+	flag.StringVar(&o.json, "json", "", "also write every sample to this file")
 	flag.Parse()
+	if o.quick {
+		o.rounds, o.duration, o.idle = 1, 200*time.Millisecond, 200
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
+	err := run(ctx, o, os.Stdout)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
 func run(ctx context.Context, o options, out io.Writer) error {
+	if o.rounds < 1 || o.idle < 1 || o.duration <= 0 {
+		return fmt.Errorf("-rounds %d, -idle %d, -duration %s: each must be more than 0", o.rounds, o.idle, o.duration)
+	}
+	subjects, err := chooseSubjects(o)
+	if err != nil {
+		return err
+	}
+	todo := works(o)
+	if len(todo) == 0 {
+		return fmt.Errorf("-only %q: no work has this in its name", o.only)
+	}
 	if err := testenv.CheckPrivileges(); err != nil {
 		return err
 	}
@@ -62,83 +83,66 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		return err
 	}
 	defer func() { _ = undo() }()
-	subjects := []subject{direct{}, &spliceway{path: o.agent}}
-	if path := findHAProxy(o.haproxy); path != "" {
-		subjects = append(subjects, &haproxy{path: path, splice: true}, &haproxy{path: path})
+	r := results{Duration: o.duration, IdleFlows: o.idle}
+	if r.StartBusy, r.IdleBusy, err = idleMachine(ctx); err != nil {
+		return err
 	}
-	results := make(map[string]map[string][]measurement) // by work, subject
-	for round := range o.rounds {
-		for _, s := range subjects {
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, s.name())
-			if err := measure(ctx, o, s, results); err != nil {
-				return fmt.Errorf("%s: %w", s.name(), err)
+	if err := r.measure(ctx, o.rounds, todo, subjects); err != nil {
+		return err
+	}
+	if o.json != "" {
+		if err := r.write(o.json); err != nil {
+			return err
+		}
+	}
+	r.report(out, todo, subjects)
+	return nil
+}
+
+// measure takes turns at each piece of work, so that what a ratio compares is
+// seconds apart.
+func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects []subject) error {
+	for round := range rounds {
+		for _, w := range todo {
+			for _, s := range subjects {
+				fmt.Fprintf(os.Stderr, "round %d of %d: %s: %s\n", round+1, rounds, w.name, s.name())
+				one, err := r.sample(ctx, w, s)
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", s.name(), w.name, err)
+				}
+				one.Round, one.Subject, one.Work = round, s.name(), w.name
+				r.Samples = append(r.Samples, one)
 			}
 		}
 	}
-	report(out, subjects, results)
 	return nil
 }
 
-// measure runs all work once against one subject, in a network of its own.
-func measure(ctx context.Context, o options, s subject, results map[string]map[string][]measurement) error {
-	b, err := newBed(s)
+// sample does one piece of work in a network of its own: neither TIME_WAITs nor
+// the heap of what ran before are measured.
+func (r *results) sample(ctx context.Context, w work, s subject) (one sample, err error) {
+	b, err := newBed(ctx, s)
 	if err != nil {
-		return err
+		return one, err
 	}
-	defer b.close()
-	for _, w := range works(o) {
-		if !strings.Contains(w.name, o.only) {
-			continue
-		}
-		m, err := w.run(ctx, b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
-		if results[w.name] == nil {
-			results[w.name] = make(map[string][]measurement)
-		}
-		results[w.name][s.name()] = append(results[w.name][s.name()], m)
+	defer func() { err = cmp.Or(err, b.close()) }()
+	if one.BusyBefore, err = quiet(ctx, r.IdleBusy); err != nil {
+		return one, err
 	}
-	return nil
+	// If the machine was not idle at the start, this is when it is seen.
+	r.IdleBusy = min(r.IdleBusy, one.BusyBefore)
+	b.idleBusy = r.IdleBusy
+	values, err := w.run(ctx, b)
+	if err != nil {
+		return one, fmt.Errorf("%w%s", err, b.output())
+	}
+	one.Figures = make(map[string]float64)
+	for i, v := range values {
+		one.Figures[w.figures[i].name] = v
+	}
+	one.Connections = b.opened.Load()
+	if agent, ok := s.(*spliceway); ok {
+		one.Engines, err = agent.engines(ctx, b)
+	}
+	return one, err
 }
-
-// measurement is one piece of work's figures; units are the work's.
-type measurement struct {
-	rate float64 // more is better; 0: none
-	cpu  float64 // CPU seconds of the whole system per unit of work
-}
-
-func report(out io.Writer, subjects []subject, results map[string]map[string][]measurement) {
-	fmt.Fprint(out, "| work |")
-	for _, s := range subjects {
-		fmt.Fprintf(out, " %s |", s.name())
-	}
-	fmt.Fprint(out, "\n|---|", strings.Repeat("---|", len(subjects)), "\n")
-	for _, w := range works(options{}) {
-		by := results[w.name]
-		if by == nil {
-			continue
-		}
-		base := by[direct{}.name()]
-		fmt.Fprintf(out, "| %s |", w.name)
-		for _, s := range subjects {
-			fmt.Fprintf(out, " %s |", w.format(by[s.name()], base))
-		}
-		fmt.Fprintln(out)
-	}
-}
-
-func median(ms []measurement, of func(measurement) float64) float64 {
-	if len(ms) == 0 {
-		return 0
-	}
-	v := make([]float64, len(ms))
-	for i, m := range ms {
-		v[i] = of(m)
-	}
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
-func rateOf(m measurement) float64 { return m.rate }
-func cpuOf(m measurement) float64  { return m.cpu }

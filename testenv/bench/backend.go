@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+
+	"github.com/spliceway/spliceway/testenv"
+)
+
+// services are what the backend does once it has been greeted, by name and port:
+// send, swallow, answer each message with itself (blocking: on a thread, without
+// the runtime's poller), or shake hands in earnest.
+var services = map[string]uint16{"source": 21001, "sink": 21002, "echo": 21003, "blocking": 21004, "tls": 21005}
+
+// sessionWorkers open connections at once. Each has a service of its own:
+// TIME_WAITs of a gateway towards one port of the backend make port search slow.
+const sessionWorkers = 8
+
+func init() {
+	for i := range sessionWorkers {
+		services[session(i)] = uint16(21010 + i)
+	}
+}
+
+func session(worker int) string { return fmt.Sprintf("session%d", worker) }
+func sni(service string) string { return service + ".bench.test" }
+
+// A greeting has the sizes of a TLS 1.3 handshake: hello, the server's flight, the
+// client's Finished. So no client sends anything between its hello and the first
+// byte from the backend, and no backend speaks first, as with TLS.
+const (
+	flightSize   = 3000
+	finishedSize = 80
+	answerSize   = 200       // of a session
+	messageSize  = 200       // of an echo
+	block        = 256 << 10 // of bulk reads and writes
+)
+
+// greet is the client's side of a greeting.
+func (b *bed) greet(c io.ReadWriter, service string) error {
+	if _, err := c.Write(b.hello[service]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, make([]byte, flightSize)); err != nil {
+		return err
+	}
+	b.opened.Add(1)
+	_, err := c.Write(make([]byte, finishedSize))
+	return err
+}
+
+func greeted(c io.ReadWriter, hello int) error {
+	if _, err := io.ReadFull(c, make([]byte, hello)); err != nil {
+		return err
+	}
+	if _, err := c.Write(make([]byte, flightSize)); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, finishedSize))
+	return err
+}
+
+// serve starts the backend's services.
+func (b *bed) serve() (err error) {
+	if b.authority, err = testenv.NewCA(); err != nil {
+		return err
+	}
+	config, err := b.authority.ServerConfig(sni("tls"))
+	if err != nil {
+		return err
+	}
+	config.MinVersion = tls.VersionTLS13
+	// A client that closes with a ticket unread would send a reset.
+	config.SessionTicketsDisabled = true
+	for name, port := range services {
+		if b.hello[name], err = testenv.Hello(sni(name), testenv.HelloOptions{ALPN: []string{"h2", "http/1.1"}}); err != nil {
+			return err
+		}
+		l, err := b.net.Backends[0].Listen(netip.AddrPortFrom(b.net.Backends[0].IPv4(), port))
+		if err != nil {
+			return err
+		}
+		b.listeners = append(b.listeners, l)
+		size := len(b.hello[name])
+		go func() {
+			for {
+				c, err := l.AcceptTCP()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer func() { _ = c.Close() }()
+					// An error here is one at the client, where it is reported.
+					if name == "tls" {
+						_ = shakeHands(c, config)
+					} else if greeted(c, size) == nil {
+						backend(c, name)
+					}
+				}()
+			}
+		}()
+	}
+	return nil
+}
+
+// backend serves until the client goes away.
+func backend(c *net.TCPConn, service string) {
+	switch service {
+	case "source":
+		for buf := make([]byte, block); ; {
+			if _, err := c.Write(buf); err != nil {
+				return
+			}
+		}
+	case "sink":
+		for buf := make([]byte, block); ; {
+			if _, err := c.Read(buf); err != nil {
+				return
+			}
+		}
+	case "echo":
+		echoes(c)
+	case "blocking":
+		if fd, err := blockingCopy(c); err == nil {
+			defer fd.Close()
+			echoes(fd)
+		}
+	default: // a session
+		if _, err := c.Write(make([]byte, answerSize)); err == nil {
+			_, _ = c.Read(make([]byte, 1)) // the client's end
+		}
+	}
+}
+
+func echoes(c io.ReadWriter) {
+	for buf := make([]byte, messageSize); ; {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := c.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func shakeHands(c net.Conn, config *tls.Config) error {
+	if err := tls.Server(c, config).Handshake(); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 1)) // the client's end
+	return err
+}

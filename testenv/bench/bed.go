@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/testenv"
+)
+
+// bed is a network with a subject in its gateway and the backend's services.
+type bed struct {
+	net       *testenv.Network
+	subject   subject
+	process   *testenv.Process // nil: direct
+	dir       string
+	mounted   string  // a bpffs below dir; empty: none
+	idleBusy  float64 // CPU seconds per second that are not the work's, set before it
+	listeners []net.Listener
+	hello     map[string][]byte // by service
+	authority *testenv.CA       // of the service "tls"
+	sources   []netip.Addr      // the client's addresses
+	next      int
+	opened    atomic.Int64 // connections that got an answer
+}
+
+const (
+	// clientAddresses: ports in TIME_WAIT make one address slow to dial from.
+	clientAddresses = 16
+	// patience is how long a connection may take over what it does, beside the
+	// time that its work is given: a subject that hangs is an error.
+	patience    = 20 * time.Second
+	stopTimeout = 3 * time.Second
+)
+
+func newBed(ctx context.Context, s subject) (b *bed, err error) {
+	b = &bed{subject: s, hello: make(map[string][]byte)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	if b.net, err = testenv.NewNetwork(testenv.NetworkOptions{CongestionControl: "cubic"}); err != nil {
+		return b, err
+	}
+	for i := range clientAddresses {
+		a := netip.AddrFrom4([4]byte{10, 1, 0, byte(10 + i)})
+		if err := b.net.Clients[0].AddAddress(a); err != nil {
+			return b, err
+		}
+		b.sources = append(b.sources, a)
+	}
+	if err := b.serve(); err != nil {
+		return b, err
+	}
+	return b, b.start(ctx)
+}
+
+// start runs the subject and sees one connection through.
+func (b *bed) start(ctx context.Context) (err error) {
+	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
+		return err
+	}
+	run, err := b.subject.command(b)
+	if err != nil {
+		return err
+	}
+	if run.Path != "" {
+		run.Namespace = b.net.Gateway
+		if b.process, err = testenv.StartProcess(run); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := b.process.WaitListening(ctx, gatewayPort); err != nil {
+			return fmt.Errorf("%w (-subjects leaves a subject out)", err)
+		}
+	}
+	c, err := b.dial(ctx, "echo", 0)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, b.output())
+	}
+	return c.Close()
+}
+
+// output is the subject's own words, for an error.
+func (b *bed) output() string {
+	if b.process == nil || b.process.Log().String() == "" {
+		return ""
+	}
+	return "; the subject's output:\n" + b.process.Log().String()
+}
+
+// close ends the subject first, so that what it pinned is nobody's any more.
+func (b *bed) close() error {
+	if b.process != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		_ = b.process.Stop(ctx) // how it exits is not what is measured
+	}
+	for _, l := range b.listeners {
+		_ = l.Close()
+	}
+	var errs []error
+	if b.net != nil {
+		errs = append(errs, b.net.Close())
+	}
+	if b.mounted != "" {
+		if err := unix.Unmount(b.mounted, 0); err != nil {
+			// Not RemoveAll then: it would go on into the mount.
+			return errors.Join(append(errs, fmt.Errorf("unmount %s (do it by hand): %w", b.mounted, err))...)
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
+}
+
+// target is where a client connects to for a service.
+func (b *bed) target(service string) netip.AddrPort {
+	if b.process == nil {
+		return netip.AddrPortFrom(b.net.Backends[0].IPv4(), services[service])
+	}
+	return netip.AddrPortFrom(b.net.IPv4, gatewayPort)
+}
+
+// dial connects to a service through the subject and greets it. The connection is
+// good for d and some patience.
+func (b *bed) dial(ctx context.Context, service string, d time.Duration) (*net.TCPConn, error) {
+	b.next++
+	var dialer net.Dialer
+	dialer.SetMultipathTCP(false)
+	dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.sources[b.next%len(b.sources)], 0))
+	c, err := b.net.Clients[0].DialWith(ctx, dialer, b.target(service))
+	if err != nil {
+		return nil, err
+	}
+	err = cmp.Or(c.SetDeadline(time.Now().Add(d+patience)), b.greet(c, service))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("greet %s: %w", service, err), c.Close())
+	}
+	return c, nil
+}
+
+func (b *bed) dialAll(ctx context.Context, service string, n int, d time.Duration) ([]net.Conn, error) {
+	var conns []net.Conn
+	for range n {
+		c, err := b.dial(ctx, service, d)
+		if err != nil {
+			closeAll(conns)
+			return nil, err
+		}
+		conns = append(conns, c)
+	}
+	return conns, nil
+}
+
+func closeAll(conns []net.Conn) {
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+// raiseOpenFiles takes all that this process may have: client and backend of each
+// flow are its own.
+func raiseOpenFiles() error {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("read open file limit: %w", err)
+	}
+	l.Cur = l.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("raise open file limit to %d: %w", l.Cur, err)
+	}
+	return nil
+}

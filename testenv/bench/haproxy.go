@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spliceway/spliceway/testenv"
+)
+
+type haproxy struct {
+	path   string
+	splice bool
+	flows  int // at once
+}
+
+func (h *haproxy) name() string {
+	if h.splice {
+		return "HAProxy splice"
+	}
+	return "HAProxy"
+}
+
+func (h *haproxy) command(b *bed) (testenv.ProcessOptions, error) {
+	var conf bytes.Buffer
+	fmt.Fprintf(&conf, "global\n maxconn %d\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n", h.flows)
+	if h.splice {
+		fmt.Fprintf(&conf, " option splice-request\n option splice-response\n")
+	}
+	fmt.Fprintf(&conf, "frontend gateway\n bind %s:%d\n tcp-request inspect-delay 3s\n tcp-request content accept if { req.ssl_hello_type 1 }\n", b.net.IPv4, gatewayPort)
+	for name := range services {
+		fmt.Fprintf(&conf, " use_backend %s if { req.ssl_sni -i %s }\n", name, sni(name))
+	}
+	for name, port := range services {
+		fmt.Fprintf(&conf, "backend %s\n server s %s:%d\n", name, b.net.Backends[0].IPv4(), port)
+	}
+	file := filepath.Join(b.dir, "haproxy.cfg")
+	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
+		return testenv.ProcessOptions{}, err
+	}
+	return testenv.ProcessOptions{Path: h.path, Args: []string{"-f", file, "-db"}}, nil
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// sample is one piece of work, done once through one subject.
+type sample struct {
+	Round       int                `json:"round"`
+	Subject     string             `json:"subject"`
+	Work        string             `json:"work"`
+	Figures     map[string]float64 `json:"figures"` // by name
+	Connections int64              `json:"connections"`
+	Engines     map[string]int64   `json:"engines,omitempty"` // ended connections
+	BusyBefore  float64            `json:"busyBefore"`        // CPU seconds per second just before
+}
+
+// results is a run.
+type results struct {
+	Duration  time.Duration `json:"durationNs"`
+	IdleFlows int           `json:"idleFlows"`
+	StartBusy float64       `json:"startBusy"` // CPU seconds per second before the first work, on average
+	IdleBusy  float64       `json:"idleBusy"`  // the least between measurements: taken off their CPU
+	Samples   []sample      `json:"samples"`
+}
+
+func (r *results) write(file string) error {
+	content, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write samples: %w", err)
+	}
+	if err := os.WriteFile(file, append(content, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write samples: %w", err)
+	}
+	return nil
+}
+
+// values are a figure's, by round.
+func (r *results) values(w work, s subject, f figure) map[int]float64 {
+	v := make(map[int]float64)
+	for _, one := range r.Samples {
+		if one.Work != w.name || one.Subject != s.name() {
+			continue
+		}
+		if value, ok := one.Figures[f.name]; ok {
+			v[one.Round] = value
+		}
+	}
+	return v
+}
+
+func (r *results) report(out io.Writer, todo []work, subjects []subject) {
+	fmt.Fprint(out, "| |")
+	for _, s := range subjects {
+		fmt.Fprintf(out, " %s |", s.name())
+	}
+	fmt.Fprint(out, "\n|---|", strings.Repeat("---|", len(subjects)), "\n")
+	for _, w := range todo {
+		fmt.Fprintf(out, "| **%s** |%s\n", w.name, strings.Repeat(" |", len(subjects)))
+		for _, f := range w.figures {
+			base := r.values(w, direct{}, f)
+			fmt.Fprintf(out, "| %s |", f.name)
+			for _, s := range subjects {
+				if s == (direct{}) {
+					fmt.Fprintf(out, " %s |", f.cell(base, nil))
+				} else {
+					fmt.Fprintf(out, " %s |", f.cell(r.values(w, s, f), base))
+				}
+			}
+			fmt.Fprintln(out)
+		}
+	}
+	fmt.Fprint(out, "\n", legend)
+	r.engineShares(out, subjects)
+	r.noise(out)
+}
+
+const legend = `- A cell is the median of the rounds; behind it, the median of the ratios (x) or differences (+) to *direct* in the same round; in brackets
+  the least and the greatest round, of the ratios or differences where there are any.
+- CPU is that of the whole system, client and backend included, less the least that the machine has been seen to use between measurements.
+- Memory: the process is its PSS; a socket is what the kernel's slabs hold for one with empty buffers, its inode and its file; a BPF map is
+  what the kernel says of it. What is there before the first flow (maps with their memory allocated ahead too) is not in the sum.
+`
+
+// cell is one figure of one subject.
+func (f figure) cell(own, base map[int]float64) string {
+	if len(own) == 0 {
+		return "-"
+	}
+	var absolute, relative []float64
+	for round, v := range own {
+		absolute = append(absolute, v)
+		to, ok := base[round]
+		switch {
+		case !ok || f.compare == alone:
+		case f.compare == difference:
+			relative = append(relative, v-to)
+		case to != 0:
+			relative = append(relative, v/to)
+		}
+	}
+	a, verb := spreadOf(absolute), fmt.Sprintf("%%.%df", f.digits)
+	text := fmt.Sprintf(verb, a.median)
+	if len(relative) == 0 {
+		return text + a.brackets(verb, len(absolute))
+	}
+	b, mark, verb := spreadOf(relative), "x", "%.2f"
+	if f.compare == difference {
+		mark, verb = "", fmt.Sprintf("%%+.%df", f.digits)
+	}
+	return text + ", " + mark + fmt.Sprintf(verb, b.median) + b.brackets(verb, len(relative))
+}
+
+// brackets hold least and greatest, where there is more than one round.
+func (s spread) brackets(verb string, rounds int) string {
+	if rounds < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" ("+verb+" to "+verb+")", s.low, s.high)
+}
+
+// engineShares tells whether the agent moved flows by the engine that its column is
+// named for, and in which work it did not.
+func (r *results) engineShares(out io.Writer, subjects []subject) {
+	for _, s := range subjects {
+		agent, ok := s.(*spliceway)
+		if !ok {
+			continue
+		}
+		var own, all int64
+		var lacking []string
+		for _, one := range r.Samples {
+			if one.Subject != s.name() {
+				continue
+			}
+			own, all = own+one.Engines[agent.engine], all+one.Connections
+			if n := one.Engines[agent.engine]; n < one.Connections && !slices.Contains(lacking, one.Work) {
+				lacking = append(lacking, one.Work)
+			}
+		}
+		fmt.Fprintf(out, "- %s: %s of %d connections ended as ones of engine %s", s.name(), share(own, all), all, agent.engine)
+		if lacking != nil {
+			fmt.Fprintf(out, "; not all of them in: %s", strings.Join(lacking, "; "))
+		}
+		fmt.Fprintln(out, ".")
+	}
+}
+
+// share never rounds up to 100 %.
+func share(part, all int64) string {
+	if all == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%.2f %%", math.Floor(float64(part)/float64(all)*1e4)/100)
+}
+
+// noise tells what else was at work, before the run and during it.
+func (r *results) noise(out io.Writer) {
+	fmt.Fprintf(out, "- Before the first work the machine used %.2f CPU seconds per second, when idle %.2f", r.StartBusy, r.IdleBusy)
+	if r.StartBusy > quietBusy {
+		fmt.Fprint(out, ": **it was not idle**, and the figures are worth little")
+	}
+	noisy := 0
+	for _, one := range r.Samples {
+		if one.BusyBefore > quietBusy {
+			noisy++
+		}
+	}
+	fmt.Fprintf(out, "; %d of %d measurements began with something else at work.\n", noisy, len(r.Samples))
+}
