@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,48 +35,48 @@ func (a *apt) run(ctx context.Context, command string, args ...string) (string, 
 // search returns the name of the newest package with a kernel of the version.
 func (a *apt) search(ctx context.Context, version string) (string, error) {
 	name, err := a.updateAndSearch(ctx, version)
-	if name != "" || err != nil {
-		return name, err
+	if name != "" {
+		return name, nil // that some other source did not answer is no matter
+	}
+	if err != nil {
+		return "", err
 	}
 	if err := a.addBackports(ctx); err != nil {
 		return "", err
 	}
 	name, err = a.updateAndSearch(ctx, version)
-	if name == "" && err == nil {
-		err = fmt.Errorf("apt has no package linux-image-%s*-cloud-amd64, in the host's sources or in backports: unpack one below the cache directory", version)
+	if name == "" {
+		return "", errors.Join(fmt.Errorf("apt has no linux-image-%s*-cloud-amd64 in the host's sources or in backports: "+
+			"unpack that package (dpkg-deb -x) to a directory of its name in %s", version, filepath.Dir(a.dir)), err)
 	}
-	return name, err
+	return name, nil
 }
 
+// updateAndSearch returns what it found even with an error.
 func (a *apt) updateAndSearch(ctx context.Context, version string) (string, error) {
 	for _, dir := range []string{"lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, dir), 0o755); err != nil {
 			return "", err
 		}
 	}
-	if _, err := a.run(ctx, "apt-get", "update", "-qq"); err != nil {
-		return "", err
-	}
+	_, updateErr := a.run(ctx, "apt-get", "update", "-qq")
 	names, err := a.run(ctx, "apt-cache", "pkgnames", "linux-image-"+version)
-	if err != nil {
-		return "", err
-	}
-	return newest(strings.Fields(names), version), nil
+	return newest(strings.Fields(names), version), errors.Join(updateErr, err)
 }
 
-// addBackports makes a source out of the one of the host that has its release.
+// addBackports has the next search look in the backports that are beside each
+// release of Debian in the host's sources.
 func (a *apt) addBackports(ctx context.Context) error {
-	targets, err := a.run(ctx, "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(CODENAME)", "Identifier: Packages", "Component: main")
+	targets, err := a.run(ctx, "apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)", "Identifier: Packages", "Component: main", "Origin: Debian")
 	if err != nil {
 		return err
 	}
 	var list strings.Builder
 	for line := range strings.Lines(targets) {
-		f := strings.Fields(line)
-		if len(f) != 3 || f[1] != f[2] {
-			continue
+		site, codename, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if !strings.Contains(codename, "-") {
+			fmt.Fprintf(&list, "deb %s %s-backports main\n", site, codename)
 		}
-		fmt.Fprintf(&list, "deb %s %s main\ndeb %s %s-backports main\n", f[0], f[1], f[0], f[1])
 	}
 	a.sources = filepath.Join(a.dir, "sources.list")
 	return os.WriteFile(a.sources, []byte(list.String()), 0o644)

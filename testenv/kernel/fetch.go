@@ -79,14 +79,18 @@ func openKernel(dir string) (*kernel, error) {
 	return nil, fmt.Errorf("%s has no modules: remove it, and it is downloaded again", dir)
 }
 
+// release tells a kernel, linux-image-6.12.9+deb12-cloud-amd64, from the package that
+// only depends on the newest one, linux-image-6.12-cloud-amd64.
+var release = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]`)
+
 // newest returns the name of the newest package among names that holds a kernel of
 // the version; empty: none does. The signed one and the unsigned one are the same
 // kernel.
 func newest(names []string, version string) string {
-	pattern := regexp.MustCompile(`^linux-image-` + regexp.QuoteMeta(version) + `[.+-].*-cloud-amd64(-unsigned)?$`)
+	pattern := regexp.MustCompile(`^linux-image-(` + regexp.QuoteMeta(version) + `(?:[.+-].*)?)-cloud-amd64(-unsigned)?$`)
 	var matches []string
 	for _, n := range names {
-		if pattern.MatchString(n) {
+		if m := pattern.FindStringSubmatch(n); m != nil && release.MatchString(m[1]) {
 			matches = append(matches, n)
 		}
 	}

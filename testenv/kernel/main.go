@@ -119,7 +119,7 @@ func testOn(ctx context.Context, o options, version string, tests *tests, work s
 		return nil, fmt.Errorf("build initramfs: %w", err)
 	}
 	fmt.Printf("%s: booting %s\n", version, filepath.Base(k.image))
-	r := &report{kernel: version}
+	r := newReport(os.Stdout, version, o.packages)
 	machine := machine{options: o, kernel: k.image, initramfs: initramfs, console: filepath.Join(work, "console-"+version)}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("the kernel's %s are over (-timeout)", o.timeout))
 	defer cancel()

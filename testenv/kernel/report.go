@@ -8,6 +8,7 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,21 +20,22 @@ import (
 // died.
 const consoleTail = 40
 
-// report is what one kernel's run has shown. Every event goes in by event, then
-// finish is called.
+// report is what one kernel's run has shown, from [newReport]. Every event goes in
+// by event, then finish is called.
 type report struct {
-	kernel   string // as the caller named it
-	release  string // as the machine did; empty: it did not come up
-	packages []*result
-	problems []string // of the machine, not of a test
-	console  string   // its end, if it matters
+	progress io.Writer
+	kernel   string    // as the caller named it
+	release  string    // as the machine did; empty: it did not come up
+	packages []*result // all that were to run
+	problems []string  // of the machine, not of a test
+	console  string    // its end, if it matters
 }
 
 // result is of one package.
 type result struct {
 	name   string
 	output strings.Builder
-	exit   *guest.Exit // nil: it did not end
+	exit   *guest.Exit // nil: it did not end, or did not begin
 	tests  []*testResult
 }
 
@@ -43,22 +45,33 @@ type testResult struct {
 	output       strings.Builder
 }
 
+// newReport also writes a line for each package that ends to progress.
+func newReport(progress io.Writer, kernel string, packages []string) *report {
+	r := &report{progress: progress, kernel: kernel}
+	for _, name := range packages {
+		r.packages = append(r.packages, &result{name: name})
+	}
+	return r
+}
+
 func (r *report) event(e guest.Event) {
 	if e.Booted != "" {
 		r.release = e.Booted
 		return
 	}
-	if len(r.packages) == 0 || r.packages[len(r.packages)-1].name != e.Package {
-		r.packages = append(r.packages, &result{name: e.Package})
+	i := slices.IndexFunc(r.packages, func(p *result) bool { return p.name == e.Package })
+	if i < 0 {
+		r.problems = append(r.problems, fmt.Sprintf("the guest reports of %q, which it was not to test", e.Package))
+		return
 	}
-	p := r.packages[len(r.packages)-1]
+	p := r.packages[i]
 	if e.Exit == nil {
 		p.output.WriteString(e.Output + "\n")
 		return
 	}
 	p.exit = e.Exit
 	p.parse()
-	fmt.Printf("%s: %-20s %s\n", r.kernel, p.name, p.verdict())
+	fmt.Fprintf(r.progress, "%s: %-20s %s\n", r.kernel, p.name, p.verdict())
 }
 
 // complaint is a line by which a kernel reports a bug in itself.
@@ -66,10 +79,15 @@ var complaint = regexp.MustCompile(`(?m)^\[[^\]]*\] ((WARNING|BUG|Oops|Kernel pa
 
 // finish takes how the machine ended and what was on its console.
 func (r *report) finish(err error, console string) {
+	ran := 0
 	for _, p := range r.packages {
 		if p.exit == nil {
 			p.parse()
 		}
+		ran += len(p.tests)
+	}
+	if err == nil && ran == 0 {
+		r.problems = append(r.problems, "no test ran: does -run match any?") // or a mistyped one would be a success
 	}
 	if err != nil {
 		r.problems = append(r.problems, err.Error())
@@ -119,12 +137,14 @@ func (p *result) count(action string) (n int) {
 	return n
 }
 
-// verdict is one word or two. A package without a test passes like with go test.
+// verdict is one word or a few. A package without a test passes like with go test.
 func (p *result) verdict() string {
 	switch {
+	case p.exit == nil && p.output.Len() == 0:
+		return "did not run"
 	case p.exit == nil:
 		return "did not end"
-	case p.exit.Status != "" || p.count("fail") > 0:
+	case p.exit.Status != "" || p.count("fail")+p.count("") > 0:
 		return "FAIL"
 	}
 	return "ok"
@@ -142,7 +162,7 @@ func (r *report) failed() bool {
 // print writes what failed, then the table.
 func (r *report) print(out io.Writer) {
 	for _, p := range r.packages {
-		if p.verdict() == "ok" {
+		if p.verdict() == "ok" || p.output.Len() == 0 && p.exit == nil {
 			continue
 		}
 		fmt.Fprintf(out, "\n== %s on %s: %s\n", p.name, r.release, p.why())
@@ -186,6 +206,9 @@ func (r *report) title() string {
 func (p *result) why() string {
 	if p.exit == nil {
 		return "did not end"
+	}
+	if p.exit.Status == "" {
+		return "exit status 0, but not every test has ended"
 	}
 	return fmt.Sprintf("%s after %s", p.exit.Status, p.exit.Took.Round(time.Millisecond))
 }

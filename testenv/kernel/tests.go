@@ -46,7 +46,7 @@ func buildTests(ctx context.Context, o options, work string) (*tests, error) {
 		p := testPackage{
 			Package: guest.Package{
 				Name: name, Binary: "/tests/" + filepath.Base(dir) + strconv.Itoa(i) + ".test", Dir: path.Join("/src", filepath.ToSlash(name)),
-				Args: []string{"-test.v=test2json", "-test.timeout=" + o.testTimeout.String(), "-test.run=" + o.run},
+				Args: []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + o.testTimeout.String(), "-test.run=" + o.run},
 			},
 			binary: filepath.Join(work, strconv.Itoa(i)+".test"), dir: dir,
 		}

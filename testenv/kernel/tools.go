@@ -16,7 +16,7 @@ const emulator = "qemu-system-x86_64"
 func checkTools() error {
 	var missing []string
 	for _, t := range []struct{ command, pkg string }{
-		{emulator, "qemu-system-x86"}, {"xz", "xz-utils"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"go", "golang"},
+		{emulator, "qemu-system-x86"}, {"xz", "xz-utils"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"},
 	} {
 		if _, err := exec.LookPath(t.command); err != nil {
 			missing = append(missing, t.pkg)
