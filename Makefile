@@ -8,13 +8,14 @@ GO     ?= $(or $(shell command -v go 2>/dev/null),$(wildcard /usr/local/go/bin/g
 CLANG  ?= clang-19
 PKGS   ?= ./...
 FUZZTIME ?= 30s
+K ?= 6.1 6.12
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate check-generated fuzz bench bench-relay clean
+.PHONY: help build demo test test-kernel lint generate check-generated fuzz bench bench-relay clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ test: build ## run every test (root), with the race detector where gcc is there
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests make network namespaces and load BPF programs: run as root (sudo make test)"; exit 1; }
 	@[ -n "$(RACE)" ] || echo "make test: no gcc here, so no race detector (apt-get install gcc libc6-dev)"
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 9m $(PKGS)
+
+test-kernel: ## the kernel's tests on Debian's Linux K (6.1 6.12) in an emulator; ARGS as of testenv/kernel
+	CGO_ENABLED=0 $(GO) run ./testenv/kernel -k "$(K)" $(ARGS)
 
 lint: ## gofmt, vet, staticcheck, module files, licence lines
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt -w these:"; echo "$$out"; exit 1; }

@@ -37,6 +37,9 @@ var arrows = map[string]struct {
 	"testenv/demo":                          {[]string{"testenv", "userspace/telemetry"}, "runs the agent as a child, reads its log"},
 	"testenv/e2e":                           {nil, "tests only"},
 	"testenv/bench":                         {[]string{"testenv"}, "measures any relay"},
+	"testenv/kernel":                        {[]string{"testenv/kernel/guest"}, "boots other kernels; what is tested there goes in as binaries"},
+	"testenv/kernel/init":                   {[]string{"testenv/kernel/guest"}, "all that runs in them besides the tests"},
+	"testenv/kernel/guest":                  {nil, "what these two agree on"},
 	"userspace/clienthello/internal/record": {[]string{"userspace/clienthello"}, "a tool that recorded the hellos of the tests"},
 }
 
