@@ -18,6 +18,6 @@ compile() {
 
 cd "$(dirname "$0")"
 compile Listen listen.bpf.c
-compile -type state -type way -type mark -type reason -type packet_count -type event_kind -type device_flags -type side -type event Packet packet.bpf.c
+compile -type state -type way -type mark -type reason -type packet_count -type event_kind -type device_flags -type side -type event -type transition Packet packet.bpf.c
 
 LC_ALL=C sha256sum -- *.bpf.c include/*.h generate.sh >sources.sha256

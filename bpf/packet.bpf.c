@@ -17,18 +17,6 @@
 #include "packet_translate.h"
 #include "packet_icmp.h"
 
-/*
- * Does the packet's tuple belong to the flow? A tuple's element may be used again
- * between its lookup and the flow's.
- */
-static __always_inline bool is_of(const struct flow *f, __u32 side, const struct tuple *k)
-{
-	const struct tuple *back = &f->legs[!side].to;
-
-	return k->sport == back->dport && k->dport == back->sport &&
-	       k->src[3] == back->dst[3] && k->dst[3] == back->src[3];
-}
-
 static __always_inline bool ended(const struct flow *f)
 {
 	const __u32 both = MARK_FIN_ACKED_CLIENT | MARK_FIN_ACKED_BACKEND;

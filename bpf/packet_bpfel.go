@@ -154,6 +154,17 @@ const (
 	PacketStateDONE     PacketState = 5
 )
 
+type PacketTransition struct {
+	_       structs.HostLayout
+	Flow    uint64
+	From    PacketState
+	To      PacketState
+	Was     PacketState
+	Side    PacketSide
+	Ifindex uint32
+	Way     PacketWay
+}
+
 type PacketTuple struct {
 	_     structs.HostLayout
 	Src   [4]uint32

@@ -117,3 +117,18 @@ func (r result[T]) orFail(tb TB, closeValue func(T) error) T {
 	}
 	return r.value
 }
+
+// MustBPFFS is [MountBPFFS].
+func MustBPFFS(tb TB) (dir string) {
+	tb.Helper()
+	dir, undo, err := MountBPFFS()
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	tb.Cleanup(func() {
+		if err := undo(); err != nil {
+			tb.Errorf("%v", err)
+		}
+	})
+	return dir
+}

@@ -255,7 +255,7 @@ static __noinline bool try_flip(struct __sk_buff *skb, __u64 id, struct flow *f,
 		 * Now for good. What A has acknowledged by now is seen here; what it
 		 * acknowledges from now on the guard drops.
 		 */
-		reason = quiet(skb, f, p, &flip);
+		reason = is_of(f, BACKEND, &p->key) ? quiet(skb, f, p, &flip) : NO_SOCKET;
 		if (!reason) {
 			__u32 unread = f->base[CLIENT], written = f->base[BACKEND];
 

@@ -97,6 +97,18 @@ static __always_inline enum state transit(struct flow *f, enum state from, enum 
 	return __sync_val_compare_and_swap(&f->state, from, to);
 }
 
+/*
+ * Does the packet's tuple belong to the flow? A tuple's element may be used again
+ * between its lookup and the flow's.
+ */
+static __always_inline bool is_of(const struct flow *f, __u32 side, const struct tuple *k)
+{
+	const struct tuple *back = &f->legs[!side].to;
+
+	return k->sport == back->dport && k->dport == back->sport &&
+	       k->src[3] == back->dst[3] && k->dst[3] == back->src[3];
+}
+
 static __always_inline enum state state_of(struct flow *f)
 {
 	return *(volatile __u32 *)&f->state;

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -50,9 +51,10 @@ const gatewayPort = 9443
 // run is an agent under test.
 type run struct {
 	*testenv.Process
-	t    *testing.T
-	net  *testenv.Network
-	file string
+	t     *testing.T
+	net   *testenv.Network
+	file  string
+	bpffs string // where its engine packet has its state
 }
 
 // start writes the configuration and runs an agent by it in the network's gateway.
@@ -88,9 +90,22 @@ func launch(t *testing.T, n *testenv.Network, config string) *run {
 	return r
 }
 
+// engine is what the tests run with that do not say: each engine has to do what the
+// others do.
+var engine = cmp.Or(os.Getenv("SPLICEWAY_TEST_ENGINE"), "splice")
+
 // write replaces the configuration file as an editor does.
 func (r *run) write(config string) {
 	r.t.Helper()
+	if !strings.Contains(config, "\nengine: ") {
+		config += "\nengine: " + engine + "\n"
+	}
+	if !strings.Contains(config, "\nbpffs: ") && !strings.Contains(config, "\nengine: splice\n") {
+		if r.bpffs == "" {
+			r.bpffs = filepath.Join(testenv.MustBPFFS(r.t), "state")
+		}
+		config += "bpffs: " + r.bpffs + "\n"
+	}
 	if err := os.WriteFile(r.file+".new", []byte(config), 0o600); err != nil {
 		r.t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ type agent struct {
 	metrics *telemetry.Metrics
 
 	poller    *sock.Poller
-	engine    *splice.Splicer
+	engines   engines
 	server    *proxy.Server
 	listeners *listeners
 	access    *telemetry.AccessLog
@@ -108,10 +108,13 @@ func Run(ctx context.Context, opts Options) error {
 	// the kernel shares the cores, not the Go scheduler.
 	workers := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(2 * workers)
-	if a.engine, err = splice.NewSplicer(splice.SplicerOptions{Workers: workers}); err != nil {
+	if a.engines.splice, err = splice.NewSplicer(splice.SplicerOptions{Workers: workers}); err != nil {
 		return err
 	}
-	defer func() { _ = a.engine.Close() }()
+	defer a.engines.close()
+	if err := a.openPacket(cfg); err != nil {
+		return err
+	}
 	if a.poller, err = sock.NewPoller(); err != nil {
 		return err
 	}
@@ -145,8 +148,13 @@ func Run(ctx context.Context, opts Options) error {
 	change.apply()
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
 	a.state.Store(nil)
+	if a.engines.packet != nil {
+		if n := a.engines.packet.Adopt(a.server.Adopt); n > 0 {
+			a.logger.Info("flows of an earlier agent go on", "flows", n)
+		}
+	}
 	a.logger.Info("ready", "version", opts.Build.Version, "endpoints", len(cfg.Endpoints),
-		"listeners", a.listeners.String(), "engine", a.engine.Name(), "admin", adminAddress)
+		"listeners", a.listeners.String(), "engines", a.engines.String(), "admin", adminAddress)
 	a.notify(daemon.SdNotifyReady)
 
 	for {
@@ -175,6 +183,7 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
+	defer a.leaveFlows(ctx)()
 	over := time.AfterFunc(a.config.Timeouts.Drain, func() { cut(errors.New("timeouts.drain is over")) })
 	defer over.Stop()
 	go func() {
@@ -188,7 +197,7 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 	if err := a.server.Wait(ctx); err != nil {
 		a.logger.Warn("cutting connections", "open", a.server.Open(), "reason", context.Cause(ctx).Error())
 		a.server.Interrupt()
-		a.engine.Abort(telemetry.EndDrain)
+		a.engines.abort(telemetry.EndDrain)
 		ctx, cancel := context.WithTimeout(context.Background(), forcedEnd)
 		defer cancel()
 		// Who had just dialled comes to the engine after the first Abort.
@@ -198,7 +207,7 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 			for {
 				select {
 				case <-again.C:
-					a.engine.Abort(telemetry.EndDrain)
+					a.engines.abort(telemetry.EndDrain)
 				case <-ctx.Done():
 					return
 				}
@@ -210,6 +219,37 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 	}
 	a.logger.Info("stopped")
 	return nil
+}
+
+// leaveFlows gives up the flows that the kernel moves, which do not end with the
+// agent, and those that it gets while others drain. stop ends that.
+func (a *agent) leaveFlows(ctx context.Context) (stop func()) {
+	if a.engines.packet == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var n int
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		again := time.NewTicker(50 * time.Millisecond)
+		defer again.Stop()
+		for {
+			n += a.engines.packet.Leave(a.server.Abandon)
+			select {
+			case <-again.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		if n > 0 {
+			a.logger.Info("flows go on in the kernel until the next start, or spliceway unload", "flows", n, "bpffs", a.config.BPFFS)
+		}
+	}
 }
 
 // reload exchanges the configuration, all or nothing: whatever is wrong with the
@@ -245,6 +285,9 @@ func (a *agent) exchange() error {
 	if err != nil {
 		return err
 	}
+	if err := a.openPacket(cfg); err != nil {
+		return err
+	}
 	next, err := a.build(cfg)
 	if err != nil {
 		return err
@@ -271,6 +314,8 @@ func (a *agent) warnUnchangeable(cfg *config.Config) {
 		changed bool
 	}{
 		{"admin", cfg.Admin != a.config.Admin},
+		{"bpffs", cfg.BPFFS != a.config.BPFFS},
+		{"sourcePorts", cfg.SourcePorts != a.config.SourcePorts},
 		{"log.format", cfg.Log.Format != a.config.Log.Format},
 		{"log.access", cfg.Log.Access != a.config.Log.Access},
 		{"limits.openFiles", cfg.Limits.OpenFiles != a.config.Limits.OpenFiles},

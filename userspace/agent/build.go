@@ -61,9 +61,10 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 	for i := range cfg.Endpoints {
 		e := &cfg.Endpoints[i]
 		p := a.pool(cfg, e)
+		engine, why := a.engine(cfg, e)
 		gen.pools[e.Name] = p
 		s.Endpoints[i] = &proxy.Endpoint{
-			Name: e.Name, Pool: p.Pool, Engine: a.engine, Active: p.active,
+			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why.String(), Active: p.active,
 			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
 			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
 			MaxConnections: e.Limits.MaxConnections,
@@ -100,7 +101,7 @@ func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
 	}
 	p := &pool{spec: spec, active: active}
 	p.Pool = upstream.New(spec, upstream.Options{
-		Endpoint: e.Name, Dialer: a.poller, Resolver: net.DefaultResolver,
+		Endpoint: e.Name, Dialer: a.dialer(cfg, e), Resolver: net.DefaultResolver,
 		Logger: a.logger, Observer: a.metrics.Endpoint(e.Name),
 	})
 	p.Start(context.Background())

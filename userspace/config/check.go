@@ -6,8 +6,10 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,6 +28,10 @@ const (
 func check(r *report, cfg *Config) {
 	var root *path
 	r.engine(root.key("engine"), cfg.Engine)
+	if !filepath.IsAbs(cfg.BPFFS) || filepath.Clean(cfg.BPFFS) != cfg.BPFFS {
+		r.wrong(root.key("bpffs"), "expected an absolute path without \"..\", found %s", quote(cfg.BPFFS))
+	}
+	r.sourcePorts(root.key("sourcePorts"), cfg)
 	r.listen(root.key("listen"), cfg.Listen)
 	names := r.endpoints(root.key("endpoints"), cfg.Endpoints)
 	r.fallback(root.key("fallback"), &cfg.Fallback, names, cfg.Endpoints)
@@ -40,10 +46,29 @@ func check(r *report, cfg *Config) {
 
 func (r *report) engine(p *path, engine string) {
 	switch engine {
-	case "packet", "sockmap", "copy":
-		r.wrong(p, `engine %q is not in this version, use "auto" or "splice"`, engine)
+	case "sockmap", "copy":
+		r.wrong(p, `engine %q is not in this version, use "auto", "packet" or "splice"`, engine)
 	default:
-		r.oneOf(p, engine, "auto", "splice")
+		r.oneOf(p, engine, "auto", "packet", "splice")
+	}
+}
+
+// minSourcePorts is what a few hundred flows to one upstream address need.
+const minSourcePorts = 256
+
+func (r *report) sourcePorts(p *path, cfg *Config) {
+	first, last, ok := strings.Cut(cfg.SourcePorts, "-")
+	from, err := parsePort(first)
+	to, err2 := parsePort(last)
+	switch {
+	case !ok || err != nil || err2 != nil:
+		r.wrong(p, `expected "FIRST-LAST", two ports, found %s`, quote(cfg.SourcePorts))
+	case from < 1024:
+		r.wrong(p, "ports below 1024 are for services")
+	case int(to)-int(from)+1 < minSourcePorts:
+		r.wrong(p, "%s is %d ports, at least %d are needed: each flow to the same upstream address takes one", quote(cfg.SourcePorts), max(int(to)-int(from)+1, 0), minSourcePorts)
+	default:
+		cfg.FirstPort, cfg.LastPort = from, to
 	}
 }
 

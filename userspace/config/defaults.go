@@ -17,7 +17,7 @@ type prototypes struct {
 func defaults() prototypes {
 	return prototypes{
 		config: Config{
-			Engine: "auto",
+			Engine: "auto", BPFFS: "/sys/fs/bpf/spliceway", SourcePorts: "40000-59999",
 			Refuse: Refuse{
 				UnknownName:  "close",
 				NoSNI:        "close",

@@ -48,6 +48,7 @@ admin: {address: off}
 	}
 	want := defaults().config
 	want.Engine = "splice"
+	want.FirstPort, want.LastPort = 40000, 59999
 	want.Listen = []netip.Prefix{
 		netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("203.0.113.0/24"),
 	}
@@ -145,9 +146,14 @@ func TestParseRefuses(t *testing.T) {
 		{"name not unique", "endpoints:\n- {name: a, url: tls://a.test, upstream: {url: tls://b.test:443}}\n- {name: a, url: tls://b.test, upstream: {url: tls://b.test:443}}",
 			`3:10: endpoints[1].name: "a" is the name of another endpoint, at f:2:3`},
 
-		{"unknown engine", with("engine: splise"), `2:9: engine: expected "auto" or "splice", found "splise", did you mean "splice"?`},
-		{"later engine", with("engine: sockmap"), `2:9: engine: engine "sockmap" is not in this version, use "auto" or "splice"`},
-		{"empty engine", with("engine: ''"), `2:9: engine: expected "auto" or "splice", found ""`},
+		{"unknown engine", with("engine: splise"), `2:9: engine: expected "auto", "packet" or "splice", found "splise", did you mean "splice"?`},
+		{"later engine", with("engine: sockmap"), `2:9: engine: engine "sockmap" is not in this version, use "auto", "packet" or "splice"`},
+		{"bpffs relative", with("bpffs: a/b"), `2:8: bpffs: expected an absolute path without "..", found "a/b"`},
+		{"bpffs that climbs", with("bpffs: /a/../b"), `2:8: bpffs: expected an absolute path without "..", found "/a/../b"`},
+		{"source ports", with("sourcePorts: 1x"), `2:14: sourcePorts: expected "FIRST-LAST", two ports, found "1x"`},
+		{"few source ports", with("sourcePorts: 2000-2010"), `2:14: sourcePorts: "2000-2010" is 11 ports, at least 256 are needed: each flow to the same upstream address takes one`},
+		{"source ports of services", with("sourcePorts: 80-2000"), `2:14: sourcePorts: ports below 1024 are for services`},
+		{"empty engine", with("engine: ''"), `2:9: engine: expected "auto", "packet" or "splice", found ""`},
 
 		{"url without scheme", url("a.test"), `1:63: endpoints[0].url: expected tls://NAME or tls://NAME:PORT, found "a.test"`},
 		{"url of plain TCP", url("tcp://a.test"), `1:63: endpoints[0].url: tcp:// is not served, use tls://`},

@@ -14,9 +14,17 @@ import (
 
 // Config is the agent's file, decoded and checked, with every default filled in.
 type Config struct {
-	// Engine moves the bytes of passthrough flows: "auto" (the best one this
-	// host and flow allow) or "splice". Default "auto".
+	// Engine moves the bytes of passthrough flows: "packet" (the kernel, packet by
+	// packet; flows that it cannot take have splice), "splice", or "auto" (the best
+	// one that this host and flow allow). Default "auto".
 	Engine string `yaml:"engine"`
+	// BPFFS is where engine packet pins its state: an absolute path, in a BPF file
+	// system. Agents on one host have one each. Default /sys/fs/bpf/spliceway.
+	BPFFS string `yaml:"bpffs"`
+	// SourcePorts is "FIRST-LAST": the ports that connections to upstreams of engine
+	// packet come from, which the agent reserves (ip_local_reserved_ports). Default
+	// 40000-59999.
+	SourcePorts string `yaml:"sourcePorts"`
 	// Listen is where connections are accepted, one listener for each address
 	// and each port of the endpoints' URLs. An entry is an IPv4 or IPv6
 	// address, or a prefix ("203.0.113.0/24") all of whose addresses are
@@ -37,6 +45,9 @@ type Config struct {
 	Limits        Limits      `yaml:"limits"`
 	Log           Log         `yaml:"log"`
 	Admin         Admin       `yaml:"admin"`
+
+	// FirstPort and LastPort are SourcePorts taken apart.
+	FirstPort, LastPort uint16 `yaml:"-"`
 }
 
 // Endpoint is one public URL and where its connections go.

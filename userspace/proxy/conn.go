@@ -21,7 +21,6 @@ import (
 
 // conn is one client connection from accept to its log line.
 type conn struct {
-	s      *Server
 	snap   *Snapshot
 	client *sock.Conn
 	rec    *telemetry.Record
@@ -29,8 +28,15 @@ type conn struct {
 	// PROXY header's.
 	from, to netip.AddrPort
 
-	until    time.Time // when the hello must be whole; zero before the first look
-	limited  bool      // counted in s.perClient
+	until time.Time // when the hello must be whole; zero before the first look
+	held
+}
+
+// held is what a connection holds until its end, and all that is left of it in the
+// agent's memory once an engine has it.
+type held struct {
+	s        *Server
+	limited  netip.Addr // counted in s.perClient, if valid
 	endpoint *Endpoint
 	dialed   *upstream.Dialed
 }
@@ -57,7 +63,7 @@ func (c *conn) serve() {
 	}
 	if outcome != telemetry.OutcomeRouted {
 		c.refuse(outcome)
-		c.end(outcome)
+		c.end(c.rec, outcome)
 		return
 	}
 	c.splice(&hello)
@@ -79,7 +85,7 @@ func (c *conn) admitClient() telemetry.Outcome {
 	if c.snap.MaxPerClient == 0 {
 		return telemetry.OutcomeRouted
 	}
-	c.limited = true
+	c.limited = c.from.Addr()
 	if c.s.perClient.add(c.from.Addr(), 1) > c.snap.MaxPerClient {
 		return c.overLimit(telemetry.LimitPerClient)
 	}
@@ -151,21 +157,17 @@ func (c *conn) dial() telemetry.Outcome {
 // splice gives both connections to the engine, which calls back at the end.
 func (c *conn) splice(h *clienthello.Hello) {
 	e := c.endpoint
-	c.rec.Engine, c.rec.EngineReason = e.Engine.Name(), e.EngineReason
+	c.rec.EngineReason = e.EngineReason
+	rest := c.held
 	f := splice.Flow{
 		Client: c.client, Upstream: c.dialed.Conn,
 		Preface: proxyHeader(e.ProxyHeader, c.from, c.to, h, c.rec.ID),
 		Idle:    e.Idle, HalfClose: e.HalfClose,
-		Moved: e.Metrics.Moved(),
-		Done: func(r splice.Result) {
-			c.rec.BytesIn, c.rec.BytesOut = r.Bytes[splice.In], r.Bytes[splice.Out]
-			c.rec.End, c.rec.ClosedBy = r.End, r.ClosedBy
-			if r.Err != nil {
-				c.rec.Reason = r.Err.Error()
-			}
-			c.end(telemetry.OutcomeRouted)
-		},
+		Moved:  e.Metrics.Moved(),
+		Record: c.rec,
+		Done:   rest.ended,
 	}
+	rest.dialed.Conn = nil
 	// A flow outlives reloads: it must not keep the route table of its time.
 	c.snap = nil
 	e.Engine.Start(f)
@@ -188,26 +190,43 @@ func (c *conn) refuse(outcome telemetry.Outcome) {
 	_ = c.client.CloseGracefully()
 }
 
+// ended is splice.Flow's Done.
+func (h *held) ended(rec *telemetry.Record, r splice.Result) {
+	rec.BytesIn, rec.BytesOut = r.Bytes[splice.In], r.Bytes[splice.Out]
+	rec.End, rec.ClosedBy = r.End, r.ClosedBy
+	if r.Err != nil {
+		rec.Reason = r.Err.Error()
+	}
+	h.end(rec, telemetry.OutcomeRouted)
+}
+
 // end gives back all that the connection holds, counts it and writes its line.
-func (c *conn) end(outcome telemetry.Outcome) {
-	c.rec.Outcome = outcome
-	c.rec.Total = time.Since(c.rec.Start)
-	if c.dialed != nil {
-		c.dialed.Release()
-	}
-	if c.endpoint != nil {
-		c.endpoint.Active.Add(-1)
-		c.endpoint.Metrics.Ended(c.rec)
+func (h *held) end(rec *telemetry.Record, outcome telemetry.Outcome) {
+	rec.Outcome = outcome
+	rec.Total = time.Since(rec.Start)
+	h.release()
+	if h.endpoint != nil {
+		h.endpoint.Metrics.Ended(rec)
 	} else {
-		c.s.metrics.Refused(outcome)
+		h.s.metrics.Refused(outcome)
 	}
-	if c.limited {
-		c.s.perClient.add(c.from.Addr(), -1)
+	if h.s.access != nil {
+		h.s.access.Write(rec)
 	}
-	if c.s.access != nil {
-		c.s.access.Write(c.rec)
+	h.s.leave()
+}
+
+// release gives back what is counted.
+func (h *held) release() {
+	if h.dialed != nil {
+		h.dialed.Release()
 	}
-	c.s.leave()
+	if h.endpoint != nil {
+		h.endpoint.Active.Add(-1)
+	}
+	if h.limited.IsValid() {
+		h.s.perClient.add(h.limited, -1)
+	}
 }
 
 // waitOutcome tells why waiting for the client's bytes ended.

@@ -105,7 +105,7 @@ func (s *Server) Serve(l *sock.Listener) {
 			time.Sleep(acceptBackoff)
 			continue
 		}
-		c := &conn{s: s, snap: s.snapshot.Load(), client: client, from: client.Remote, to: client.Local}
+		c := &conn{held: held{s: s}, snap: s.snapshot.Load(), client: client, from: client.Remote, to: client.Local}
 		c.rec = &telemetry.Record{
 			ID: s.idPrefix + strconv.FormatUint(s.idNext.Add(1), 36), Start: time.Now(),
 			Client: client.Remote, Listener: client.Local,

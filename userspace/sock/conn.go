@@ -116,6 +116,20 @@ func (c *Conn) Write(ctx context.Context, b []byte) error {
 	return nil
 }
 
+// Send is one send(2): it returns how much was taken, and EAGAIN if nothing was.
+func (c *Conn) Send(b []byte) (int, error) { return Send(c.fd, b, 0) }
+
+// Vanish closes the connection without a word to the peer, who goes on with somebody
+// else: TCP_REPAIR has tcp_close send nothing. It needs CAP_NET_ADMIN.
+func (c *Conn) Vanish() {
+	if c.closed {
+		return
+	}
+	c.leave()
+	_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
+	_ = unix.Close(c.fd)
+}
+
 // Detach gives the descriptor away: out of the poller, SO_RCVLOWAT back to 1.
 // The caller owns it; every other method of c is over.
 func (c *Conn) Detach() int {

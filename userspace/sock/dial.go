@@ -15,17 +15,43 @@ import (
 // Dial connects to remote, until ctx ends. The error wraps the errno of the
 // failed connect (ECONNREFUSED, EHOSTUNREACH, ...) or the context's cause.
 func (p *Poller) Dial(ctx context.Context, remote netip.AddrPort) (*Conn, error) {
+	return p.DialFrom(ctx, 0, remote)
+}
+
+// DialFrom is Dial from a given local port, of whatever address the route says; 0 is
+// any port. A port that cannot be had is EADDRINUSE or EADDRNOTAVAIL.
+func (p *Poller) DialFrom(ctx context.Context, port uint16, remote netip.AddrPort) (*Conn, error) {
 	domain, sa := sockaddr(remote)
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: socket: %w", remote, err)
 	}
 	c := &Conn{Remote: remote, fd: fd, p: p}
+	if port != 0 {
+		if err := bindPort(fd, domain, port); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("connect to %s from port %d: %w", remote, port, err)
+		}
+	}
 	if err := c.connect(ctx, sa); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("connect to %s: %w", remote, err)
 	}
 	return c, nil
+}
+
+// bindPort takes a local port that connections to other destinations may have, too.
+func bindPort(fd, domain int, port uint16) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	if domain == unix.AF_INET {
+		return unix.Bind(fd, &unix.SockaddrInet4{Port: int(port)})
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+		return err
+	}
+	return unix.Bind(fd, &unix.SockaddrInet6{Port: int(port)})
 }
 
 func (c *Conn) connect(ctx context.Context, sa unix.Sockaddr) error {

@@ -46,11 +46,18 @@ type Flow struct {
 	// Idle ends the flow when no byte has moved in either direction for as
 	// long; HalfClose instead of it once one side has closed. 0: never.
 	Idle, HalfClose time.Duration
+	// Forwarded is how many of the client's bytes Upstream has already, and
+	// Client's queue no longer. Preface must be empty then.
+	Forwarded int64
 	// Moved, where not nil, are added to as bytes are delivered.
 	Moved [2]*atomic.Int64
+	// Record is the flow's, for its log line: the engine fills in its name, and
+	// why it is not a faster one. An engine that keeps a flow for long may keep
+	// what it says elsewhere, and give Done another one that says the same.
+	Record *telemetry.Record
 	// Done is called once, on a goroutine of its own, after both sockets are
 	// closed.
-	Done func(Result)
+	Done func(*telemetry.Record, Result)
 }
 
 // Result is how a flow went.

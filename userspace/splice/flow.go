@@ -51,7 +51,8 @@ type flow struct {
 	err       error         // why it is dead
 	finished  bool
 	queued    bool // in worker.again
-	done      func(Result)
+	done      func(*telemetry.Record, Result)
+	record    *telemetry.Record
 	moved     [2]*atomic.Int64
 }
 
@@ -335,6 +336,6 @@ func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
 		}
 	}
 	if f.done != nil {
-		go f.done(Result{Bytes: [2]int64{f.dir[In].bytes, f.dir[Out].bytes}, End: end, ClosedBy: by, Err: f.err})
+		go f.done(f.record, Result{Bytes: [2]int64{f.dir[In].bytes, f.dir[Out].bytes}, End: end, ClosedBy: by, Err: f.err})
 	}
 }

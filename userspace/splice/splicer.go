@@ -67,9 +67,15 @@ func (s *Splicer) Start(fl Flow) {
 	f := &flow{
 		w: w, fds: [2]int{fl.Client.Detach(), fl.Upstream.Detach()},
 		idle: fl.Idle, halfClose: fl.HalfClose, first: none, dead: none,
-		done: fl.Done, moved: fl.Moved, last: w.clock(),
+		done: fl.Done, record: fl.Record, moved: fl.Moved, last: w.clock(),
 	}
-	f.dir[In] = direction{rest: fl.Preface, preface: len(fl.Preface), readable: true, writable: true}
+	if fl.Record != nil {
+		fl.Record.Engine = s.Name()
+	}
+	f.dir[In] = direction{rest: fl.Preface, preface: len(fl.Preface), bytes: fl.Forwarded, readable: true, writable: true}
+	if m := fl.Moved[In]; m != nil {
+		m.Add(fl.Forwarded)
+	}
 	f.dir[Out] = direction{writable: true}
 	f.mu.Lock()
 	defer f.mu.Unlock()

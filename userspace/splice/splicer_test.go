@@ -81,7 +81,7 @@ func (b *bed) flow(change func(*Flow)) (client, backend *net.TCPConn, result <-c
 	client, c := b.leg()
 	backend, u := b.leg()
 	results := make(chan Result, 1)
-	f := Flow{Client: c, Upstream: u, Done: func(r Result) { results <- r }}
+	f := Flow{Client: c, Upstream: u, Done: func(_ *telemetry.Record, r Result) { results <- r }}
 	if change != nil {
 		change(&f)
 	}
@@ -402,7 +402,7 @@ func TestThePrefaceComesFirstAndIsNotCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	results := make(chan Result, 1)
-	b.s.Start(Flow{Client: c, Upstream: u, Preface: []byte("PROXY...\r\n"), Done: func(r Result) { results <- r }})
+	b.s.Start(Flow{Client: c, Upstream: u, Preface: []byte("PROXY...\r\n"), Done: func(_ *telemetry.Record, r Result) { results <- r }})
 	_ = client.CloseWrite()
 	got, err := io.ReadAll(backend)
 	if err != nil || string(got) != "PROXY...\r\nhello" {

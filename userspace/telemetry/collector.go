@@ -2,7 +2,11 @@
 
 package telemetry
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // endpointsCollector reads at scrape time what the endpoints' handles hold, so that
 // a long transfer shows while it lasts.
@@ -91,4 +95,30 @@ func (c *endpointsCollector) endpoint(out []prometheus.Metric, e *EndpointMetric
 		counter(c.lookups, t.lookups.failed, name, resultFailed)
 	}
 	return out
+}
+
+// packetsCollector asks the kernel's programs what they counted.
+type packetsCollector struct {
+	read atomic.Pointer[func() (map[string]uint64, error)]
+}
+
+var packetsDesc = prometheus.NewDesc("packets_total", "What became of packets of flows that the engine packet has or had, since its state was made.", []string{"verdict"}, nil)
+
+// Describe is prometheus.Collector's.
+func (c *packetsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- packetsDesc }
+
+// Collect is prometheus.Collector's.
+func (c *packetsCollector) Collect(ch chan<- prometheus.Metric) {
+	read := c.read.Load()
+	if read == nil {
+		return
+	}
+	counts, err := (*read)()
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(packetsDesc, err)
+		return
+	}
+	for verdict, n := range counts {
+		ch <- prometheus.MustNewConstMetric(packetsDesc, prometheus.CounterValue, float64(n), verdict)
+	}
 }

@@ -28,6 +28,8 @@ type Metrics struct {
 	hello, dial   prometheus.Histogram
 	duration      prometheus.Histogram
 	limitsRefused [limits]prometheus.Counter
+	fallbacks     [fallbacks]prometheus.Counter
+	packets       *packetsCollector
 	acceptErrors  prometheus.Counter
 	loads         *prometheus.CounterVec
 	loaded        prometheus.Gauge
@@ -44,7 +46,7 @@ const prefix = "spliceway_"
 
 // New makes the registry and everything in it.
 func New(build BuildInfo) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), byEndpoint: make(map[string]*EndpointMetrics)}
+	m := &Metrics{registry: prometheus.NewRegistry(), byEndpoint: make(map[string]*EndpointMetrics), packets: new(packetsCollector)}
 	r := prometheus.WrapRegistererWithPrefix(prefix, m.registry)
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
@@ -95,6 +97,11 @@ func New(build BuildInfo) *Metrics {
 	for l := range limits {
 		m.limitsRefused[l] = refused.WithLabelValues(l.String())
 	}
+	fell := counters("fallbacks_total", "Flows that the engine splice has although packet is faster, by reason.", "reason")
+	for f := FallbackNone + 1; f < fallbacks; f++ {
+		m.fallbacks[f] = fell.WithLabelValues(f.String())
+	}
+	r.MustRegister(m.packets)
 	m.loads.WithLabelValues(resultOK)
 	m.loads.WithLabelValues(resultRefused)
 	return m
@@ -126,6 +133,17 @@ func (m *Metrics) AcceptError() { m.acceptErrors.Inc() }
 
 // LimitRefused counts a connection that a limit refused.
 func (m *Metrics) LimitRefused(l Limit) { m.limitsRefused[l].Inc() }
+
+// FellBack counts a flow that engine splice has instead of packet.
+func (m *Metrics) FellBack(why Fallback) {
+	if c := m.fallbacks[why]; c != nil {
+		c.Inc()
+	}
+}
+
+// CountPackets has every scrape ask read for what became of packets in the kernel,
+// by a closed set of words.
+func (m *Metrics) CountPackets(read func() (map[string]uint64, error)) { m.packets.read.Store(&read) }
 
 // ObserveHello takes the time that a hello took.
 func (m *Metrics) ObserveHello(d time.Duration) { m.hello.Observe(d.Seconds()) }

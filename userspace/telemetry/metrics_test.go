@@ -35,6 +35,7 @@ func used() *Metrics {
 	e.Ejected("h:1", netip.AddrPort{})
 	e.Checked("h:1", netip.AddrPort{}, true)
 	e.Resolved("h:1", false)
+	m.CountPackets(func() (map[string]uint64, error) { return map[string]uint64{"translated": 1}, nil })
 	return m
 }
 
@@ -76,6 +77,9 @@ func closedSets() map[string][]string {
 	}
 	for l := range limits {
 		add("limit", l.String())
+	}
+	for f := range fallbacks {
+		add("reason` of `fallbacks_total", f.String())
 	}
 	return sets
 }

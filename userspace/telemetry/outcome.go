@@ -78,12 +78,13 @@ const (
 	EndHalfCloseTimeout     // the same for timeouts.halfClose, after one side had closed
 	EndDrain                // the agent stopped before the flow did
 	EndError                // the agent could not carry on
+	EndKilled               // by spliceway flows kill
 	ends
 )
 
 // String is the end's label in logs and metrics.
 func (e End) String() string {
-	return [ends]string{"", "eof", "reset", "idle_timeout", "half_close_timeout", "drain", "error"}[e]
+	return [ends]string{"", "eof", "reset", "idle_timeout", "half_close_timeout", "drain", "error", "killed"}[e]
 }
 
 // Side is who ended a routed flow: who closed first, or broke it.
@@ -119,4 +120,45 @@ const (
 // String is the limit's label in logs and metrics.
 func (l Limit) String() string {
 	return [limits]string{"max_connections", "per_client", "accept_rate", "endpoint", "hello_memory"}[l]
+}
+
+// Fallback is why a flow has the engine splice and not packet.
+type Fallback uint8
+
+// The reasons. The zero value is none.
+const (
+	FallbackNone         Fallback = iota
+	FallbackConfigured            // the configuration says so
+	FallbackUnavailable           // this host cannot; why is in the agent's log and in spliceway probe
+	FallbackFamilies              // IPv4 on one leg, IPv6 on the other
+	FallbackSourcePort            // no source port of the agent's range was free
+	FallbackNoRoute               // no device was found for one of the legs
+	FallbackDevice                // packets take a device that has no programs (yet)
+	FallbackFull                  // there are as many flows as there can be
+	FallbackTupleInUse            // another flow has the same addresses and ports
+	FallbackNames                 // the names are too long to be remembered in the kernel
+	FallbackHelloSize             // more came at once than is forwarded before the flip
+	FallbackBackpressure          // the backend did not take the whole hello at once
+	FallbackClientSpoke           // the client did not wait for the server's answer
+	FallbackBackendSpoke          // the backend sent before it had the whole hello
+	FallbackClosing               // one side closed first
+	FallbackInFlight              // something was on its way when nothing may be
+	FallbackTimestamps            // TCP timestamps on one leg only
+	FallbackSACK                  // selective acknowledgements on one leg only
+	FallbackAccECN                // accurate ECN
+	FallbackMSS                   // segments of one leg do not fit the other
+	FallbackWindow                // windows of one leg are too small for the other's scale
+	FallbackUrgent                // urgent data
+	FallbackTimeout               // no packet of the backend's came by in time
+	FallbackInternal              // the kernel refused something; the agent's log says what
+	fallbacks
+)
+
+// String is the fallback's label in logs and metrics.
+func (f Fallback) String() string {
+	return [fallbacks]string{
+		"", "configured", "unavailable", "families", "source_port", "no_route", "device", "full", "tuple_in_use", "names",
+		"hello_size", "backpressure", "client_spoke", "backend_spoke", "closing", "in_flight", "timestamps", "sack", "accecn",
+		"mss", "window", "urgent", "timeout", "internal",
+	}[f]
 }

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spliceway/spliceway/loader"
+	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/packet"
+	"github.com/spliceway/spliceway/userspace/splice"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/upstream"
+)
+
+// engines is what moves flows: splice always, packet where it is wanted and to be had.
+type engines struct {
+	splice *splice.Splicer
+	packet *packet.Engine // nil: none
+	tried  bool           // packet was asked for before
+}
+
+// wantsPacket tells whether any endpoint may have engine packet.
+func wantsPacket(cfg *config.Config) bool {
+	for i := range cfg.Endpoints {
+		if engineOf(cfg, &cfg.Endpoints[i]) != "splice" {
+			return true
+		}
+	}
+	return false
+}
+
+func engineOf(cfg *config.Config, e *config.Endpoint) string {
+	if e.Engine != "" {
+		return e.Engine
+	}
+	return cfg.Engine
+}
+
+// openPacket starts engine packet, once. A host that cannot have it has engine splice,
+// and a warning; state that is somebody else's is an error: to go on would be to run
+// beside whoever has it.
+func (a *agent) openPacket(cfg *config.Config) error {
+	if a.engines.tried || !wantsPacket(cfg) {
+		return nil
+	}
+	kernel, err := loader.OpenPacket(cfg.BPFFS)
+	switch {
+	case errors.Is(err, loader.ErrInUse), errors.Is(err, loader.ErrForeign):
+		return err
+	case err != nil:
+		a.noPacket(err)
+		return nil
+	}
+	if err := loader.ReservePorts(cfg.FirstPort, cfg.LastPort); err != nil {
+		kernel.Close()
+		a.noPacket(err)
+		return nil
+	}
+	e, err := packet.New(packet.Options{Kernel: kernel, Fallback: a.engines.splice, Metrics: a.metrics, Logger: a.logger})
+	if err != nil {
+		kernel.Close()
+		a.noPacket(err)
+		return nil
+	}
+	if err := e.UsePorts(packet.PortRange{First: cfg.FirstPort, Last: cfg.LastPort}); err != nil {
+		_ = e.Close()
+		return err
+	}
+	a.metrics.CountPackets(kernel.Counts.Read)
+	a.engines.packet, a.engines.tried = e, true
+	return nil
+}
+
+func (a *agent) noPacket(err error) {
+	a.engines.tried = true
+	a.logger.Warn("this host cannot have engine packet: flows have engine splice", "error", err.Error())
+}
+
+// engine is an endpoint's, and why it is not a faster one.
+func (a *agent) engine(cfg *config.Config, e *config.Endpoint) (splice.Engine, telemetry.Fallback) {
+	switch {
+	case engineOf(cfg, e) == "splice":
+		return a.engines.splice, telemetry.FallbackConfigured
+	case a.engines.packet == nil:
+		return a.engines.splice, telemetry.FallbackUnavailable
+	}
+	return a.engines.packet, telemetry.FallbackNone
+}
+
+// dialer is an endpoint's.
+func (a *agent) dialer(cfg *config.Config, e *config.Endpoint) upstream.Dialer {
+	if a.engines.packet != nil && engineOf(cfg, e) != "splice" {
+		return a.engines.packet.Dialer(a.poller)
+	}
+	return a.poller
+}
+
+// String names the engines for the log.
+func (e *engines) String() string {
+	if e.packet != nil {
+		return fmt.Sprintf("%s, %s", e.packet.Name(), e.splice.Name())
+	}
+	return e.splice.Name()
+}
+
+// abort ends all flows that would end with the agent.
+func (e *engines) abort(end telemetry.End) { e.splice.Abort(end) }
+
+func (e *engines) close() {
+	if e.packet != nil {
+		_ = e.packet.Close()
+	}
+	_ = e.splice.Close()
+}

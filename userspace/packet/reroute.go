@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"net/netip"
+
+	"github.com/spliceway/spliceway/maps"
+)
+
+// reroute leads a side's packets to the device that the route to the other end takes
+// now. A destination without a route keeps the device it had: it may come back.
+func (e *Engine) reroute(id maps.FlowID, side maps.Side, device int, to, from netip.AddrPort) {
+	now, err := e.routes.Device(to.Addr(), from.Addr())
+	if err != nil || now == device || !e.attach(now) {
+		return
+	}
+	if err := e.kernel.Reroute(id, side, now); err != nil {
+		e.complain.about(e.logger, "cannot follow a route", err)
+	}
+}
