@@ -25,8 +25,10 @@ const (
 	bulkPatience = 8
 	// lingerReset is how long a reset waits for the bytes before it to leave.
 	lingerReset = 5 * time.Second
-	// lingerCheck is how often it looks.
-	lingerCheck = 2 * time.Millisecond
+	// lingerFirst and lingerLast are the pauses between two looks at that: they
+	// double.
+	lingerFirst = 2 * time.Millisecond
+	lingerLast  = 100 * time.Millisecond
 	none        = -1
 )
 
@@ -306,7 +308,8 @@ func (f *flow) settleReset() (next time.Duration) {
 		return 0
 	}
 	if f.dir[f.dead].closed {
-		return min(now+lingerCheck, limit)
+		// To wait as long again as it has been waited doubles the pause.
+		return min(now+min(max(now-f.deadSince, lingerFirst), lingerLast), limit)
 	}
 	return limit
 }
