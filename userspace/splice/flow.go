@@ -308,10 +308,14 @@ func (f *flow) settleReset() (next time.Duration) {
 		return 0
 	}
 	if f.dir[f.dead].closed {
-		// To wait as long again as it has been waited doubles the pause.
-		return min(now+min(max(now-f.deadSince, lingerFirst), lingerLast), limit)
+		return min(now+lingerPause(now-f.deadSince), limit)
 	}
 	return limit
+}
+
+// lingerPause is how long to wait after so long: as long again, which doubles it.
+func lingerPause(waited time.Duration) time.Duration {
+	return min(max(waited, lingerFirst), lingerLast)
 }
 
 func (f *flow) side(s int) telemetry.Side {
