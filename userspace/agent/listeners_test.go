@@ -168,9 +168,9 @@ func TestAChangeThatFailsLeavesEverythingAsItWas(t *testing.T) {
 	if len(l.open_) != 2 || l.open_[wide] != old || len(l.leaving) != 0 {
 		t.Errorf("the wide one is not taken back: open: %v, leaving: %v", l.open_, l.leaving)
 	}
-	c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), wide.port).String())
+	c, err := net.DialTimeout("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), wide.port).String(), patience)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("it takes no new connections: %v", err)
 	}
 	_ = c.Close()
 }

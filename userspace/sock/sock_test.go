@@ -421,6 +421,7 @@ func TestADeafListenerFinishesHandshakesAndBeginsNone(t *testing.T) {
 	if err := early.Write(short(t), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
+	queued(t, l, 1)
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
