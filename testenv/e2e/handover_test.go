@@ -48,7 +48,7 @@ func TestReloadHandsAnAddressOver(t *testing.T) {
 			}
 		})
 	}
-	const reloads, between = 12, 100
+	const reloads, between = 12, 200
 	for i := range reloads {
 		target := served.Load() + failed.Load() + between
 		if err := testenv.Poll(ctx, func() (bool, error) { return served.Load()+failed.Load() >= target, nil }); err != nil {
