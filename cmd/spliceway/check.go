@@ -28,7 +28,11 @@ func (c checkCmd) Run(e env) error {
 			fmt.Fprintln(e.stderr, err)
 			continue
 		}
-		fmt.Fprintf(e.stdout, "%s: ok, %d endpoints\n", file, len(cfg.Endpoints))
+		noun := "endpoints"
+		if len(cfg.Endpoints) == 1 {
+			noun = "endpoint"
+		}
+		fmt.Fprintf(e.stdout, "%s: ok, %d %s\n", file, len(cfg.Endpoints), noun)
 	}
 	if failed {
 		return errReported

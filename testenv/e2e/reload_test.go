@@ -218,7 +218,10 @@ func TestReloadRefusesAWrongFileAndGoesOn(t *testing.T) {
 	t.Run("a wrong one is refused with every mistake", func(t *testing.T) {
 		write(opsWrong)
 		for _, w := range opsWrongAt {
-			at, _ := strings.CutSuffix(strings.ReplaceAll(w, "FILE", r.file), ": ")
+			at, what, positioned := strings.Cut(strings.ReplaceAll(w, "FILE", r.file), ": ")
+			if positioned {
+				at = `"at":"` + at + `","error":"` + what // the position once
+			}
 			opsLine(r, beyond, `"msg":"configuration refused"`, `"level":"ERROR"`, at)
 		}
 		opsLine(r, beyond, fmt.Sprintf(`"at":"%s:6:26"`, r.file))

@@ -74,9 +74,9 @@ const forcedEnd = 5 * time.Second
 // the end of ctx, ends it at once. A configuration that cannot be run is an error
 // before anything is started.
 func Run(ctx context.Context, opts Options) error {
-	data, err := os.ReadFile(opts.ConfigFile)
+	data, err := config.Read(opts.ConfigFile)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return err
 	}
 	cfg, err := config.Parse(opts.ConfigFile, data)
 	if err != nil {
@@ -108,6 +108,7 @@ func Run(ctx context.Context, opts Options) error {
 	// the kernel shares the cores, not the Go scheduler.
 	workers := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(2 * workers)
+	defer runtime.GOMAXPROCS(workers)
 	if a.engines.splice, err = splice.NewSplicer(splice.SplicerOptions{Workers: workers}); err != nil {
 		return err
 	}
@@ -187,9 +188,14 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 	over := time.AfterFunc(a.config.Timeouts.Drain, func() { cut(errors.New("timeouts.drain is over")) })
 	defer over.Stop()
 	go func() {
-		for s := range signals {
-			if s != syscall.SIGHUP {
-				cut(fmt.Errorf("second signal: %s", s))
+		for {
+			select {
+			case s := <-signals:
+				if s != syscall.SIGHUP {
+					cut(fmt.Errorf("second signal: %s", s))
+					return
+				}
+			case <-ctx.Done():
 				return
 			}
 		}
@@ -263,7 +269,7 @@ func (a *agent) reload(why string) {
 		var list config.Errors
 		if errors.As(err, &list) {
 			for _, e := range list {
-				a.logger.Error("configuration refused", "reason", why, "at", e.Pos.String(), "error", e.Error())
+				a.logger.Error("configuration refused", "reason", why, "at", e.Pos.String(), "error", e.Text())
 			}
 			return
 		}
@@ -276,9 +282,9 @@ func (a *agent) reload(why string) {
 }
 
 func (a *agent) exchange() error {
-	data, err := os.ReadFile(a.file)
+	data, err := config.Read(a.file)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return err
 	}
 	a.watch.seen(data)
 	cfg, err := config.Parse(a.file, data)

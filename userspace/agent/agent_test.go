@@ -231,3 +231,46 @@ fallback: {noSNI: w}
 		t.Error("a name that no hello may carry is decided about")
 	}
 }
+
+// TestWatchSeesAChangeInAStormOfOthers: something else in the directory is written
+// again and again, such as a log.
+func TestWatchSeesAChangeInAStormOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "f.yaml")
+	if err := os.WriteFile(file, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w, err := watchFile(file, []byte("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		gust := time.NewTicker(settleTime / 20)
+		defer gust.Stop()
+		for {
+			select {
+			case <-gust.C:
+				if err := os.WriteFile(filepath.Join(dir, "log"), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+			case <-stop:
+				return
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		<-stopped
+	}()
+	if err := os.WriteFile(file, []byte("two"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-w.changed:
+	case <-time.After(patience):
+		t.Error("not reported as long as the storm lasts")
+	}
+}

@@ -63,56 +63,103 @@ func addresses(cfg *config.Config, ports []uint16) []address {
 	return all
 }
 
+// listener is a listening socket at its place.
+type listener struct {
+	*sock.Listener
+	// served is closed when nothing is accepted any more; nil before that began.
+	served chan struct{}
+}
+
 // listeners are the open listening sockets.
 type listeners struct {
 	poller *sock.Poller
 	logger *slog.Logger
 	serve  func(*sock.Listener)
-	open_  map[address]*sock.Listener
+	open_  map[address]*listener
 	// steering leads a prefix to its socket; nil until one is configured.
 	steering *loader.ListenSteering
 	serving  sync.WaitGroup
+
+	mu sync.Mutex // guards leaving, and keeps its sockets open
+	// leaving take no new connections and are about to be closed.
+	leaving map[address]*listener
 }
 
+// leaveTime is how long a listener stays for handshakes that were under way: as long
+// as the kernel waits until it sends a SYN-ACK again, which is how long
+// TCP_DEFER_ACCEPT keeps a silent client, and a round trip to a client far away.
+const leaveTime = 1500 * time.Millisecond
+
 func newListeners(p *sock.Poller, logger *slog.Logger, serve func(*sock.Listener)) *listeners {
-	return &listeners{poller: p, logger: logger, serve: serve, open_: make(map[address]*sock.Listener)}
+	return &listeners{
+		poller: p, logger: logger, serve: serve,
+		open_: make(map[address]*listener), leaving: make(map[address]*listener),
+	}
 }
 
 // change is a set of listeners about to replace the open ones: sockets that are
 // new hold their ports already, but nothing is accepted before apply.
 type change struct {
-	l      *listeners
-	opened map[address]*sock.Listener
-	next   map[address]*sock.Listener
+	l           *listeners
+	opened      map[address]*listener
+	revived     map[address]*listener // were leaving
+	next        map[address]*listener
+	deferAccept int // seconds of TCP_DEFER_ACCEPT
 }
 
 // open prepares to listen on exactly the given addresses. On an error nothing
 // has changed.
 func (l *listeners) open(want []address, helloTimeout time.Duration) (_ *change, err error) {
-	c := &change{l: l, opened: make(map[address]*sock.Listener), next: make(map[address]*sock.Listener)}
-	// What is to go may stand where something new is to be: 0.0.0.0 and one
-	// address, a prefix and a narrower one.
-	going := l.without(want)
+	options := proxy.ListenOptions(helloTimeout, false)
+	c := &change{
+		l: l, opened: make(map[address]*listener), revived: make(map[address]*listener),
+		next: make(map[address]*listener), deferAccept: options.DeferAccept,
+	}
 	defer func() {
-		for _, s := range going {
-			if unshared := s.Share(false); unshared != nil && err == nil {
-				err = unshared
-				c.undo()
-			}
+		if err != nil {
+			c.undo()
 		}
 	}()
-	for _, s := range going {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for a, s := range l.open_ {
+		if stays(a, want) {
+			c.next[a] = s
+		}
+	}
+	for _, a := range want {
+		if s := l.leaving[a]; s != nil {
+			c.revived[a], c.next[a] = s, s
+			delete(l.leaving, a)
+			if a.steered() {
+				if err := l.steer(a, s.Listener); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	// What is to go may stand where something new is to be: 0.0.0.0 and one
+	// address, a prefix and a narrower one. So may what stays.
+	before := slices.Collect(maps.Values(l.leaving))
+	for _, s := range l.open_ {
+		before = append(before, s)
+	}
+	options.Share = len(before) > 0
+	defer func() {
+		for _, s := range before {
+			err = cmp.Or(err, s.Share(false))
+		}
+	}()
+	for _, s := range before {
 		if err := s.Share(true); err != nil {
 			return nil, err
 		}
 	}
 	for _, a := range want {
-		if s := l.open_[a]; s != nil {
-			c.next[a] = s
+		if c.next[a] != nil {
 			continue
 		}
-		options := proxy.ListenOptions(helloTimeout, a.steered())
-		options.Share = len(going) > 0
+		options.FreeBind = a.steered()
 		s, err := l.poller.Listen(a.bind(), options)
 		if a.prefix == everyIPv6 && errors.Is(err, unix.EAFNOSUPPORT) {
 			l.logger.Info("this host has no such address family", "listener", a.String())
@@ -124,21 +171,32 @@ func (l *listeners) open(want []address, helloTimeout time.Duration) (_ *change,
 			}
 		}
 		if err != nil {
-			c.undo()
 			return nil, explainListen(err, a.bind())
 		}
-		c.opened[a], c.next[a] = s, s
+		c.opened[a] = &listener{Listener: s}
+		c.next[a] = c.opened[a]
 	}
 	return c, nil
 }
 
-// without are the open listeners that are not wanted.
-func (l *listeners) without(want []address) []*sock.Listener {
-	going := maps.Clone(l.open_)
-	for _, a := range want {
-		delete(going, a)
+// stays tells whether the listener of a is wanted, or its connections are: while it
+// is there they come to it and not to a wider one (inet_lookup_listener), and closing
+// it would cost those whose handshake is under way.
+func stays(a address, want []address) bool {
+	return slices.ContainsFunc(want, func(w address) bool {
+		return w == a || !a.steered() && w.covers(a)
+	})
+}
+
+// covers tells whether all connections to b are connections to a.
+func (a address) covers(b address) bool {
+	if a.port != b.port || a.prefix.Addr().Is4() != b.prefix.Addr().Is4() {
+		return false
 	}
-	return slices.Collect(maps.Values(going))
+	if a.prefix.Addr().IsUnspecified() || b.prefix.Addr().IsUnspecified() {
+		return a.prefix.Addr().IsUnspecified()
+	}
+	return a.prefix.Bits() <= b.prefix.Bits() && a.prefix.Contains(b.prefix.Addr())
 }
 
 func (l *listeners) steer(a address, s *sock.Listener) error {
@@ -160,38 +218,107 @@ func (c *change) undo() {
 	for a, s := range c.opened {
 		c.l.shut(a, s)
 	}
+	for a, s := range c.revived {
+		c.l.leave(a, s)
+	}
 }
 
-// apply accepts on what is new and closes what is no longer wanted.
+// apply accepts on what is new and closes what is no longer wanted. A socket whose
+// connections are to come to another one takes its leave.
 func (c *change) apply() {
 	for _, s := range c.opened {
-		c.l.serving.Go(func() { c.l.serve(s) })
+		s.served = make(chan struct{})
+		c.l.serving.Go(func() {
+			defer close(s.served)
+			c.l.serve(s.Listener)
+		})
+	}
+	for a, s := range c.next {
+		err := s.SetDeferAccept(c.deferAccept)
+		if c.revived[a] != nil {
+			err = errors.Join(err, s.Deafen(false))
+		}
+		c.l.complain(a, "cannot change a listener", err)
 	}
 	for a, s := range c.l.open_ {
-		if c.next[a] == nil {
+		switch {
+		case c.next[a] != nil:
+		case c.handsOver(a):
+			c.l.leave(a, s)
+		default:
 			c.l.shut(a, s)
 		}
 	}
 	c.l.open_ = c.next
 }
 
-func (l *listeners) shut(a address, s *sock.Listener) {
-	if a.steered() && l.steering != nil {
-		if err := l.steering.Remove(a.prefix, a.port); err != nil {
-			l.logger.Error("cannot take a prefix back", "listener", a.String(), "error", err.Error())
+// handsOver tells whether there is a listener now for connections to a.
+func (c *change) handsOver(a address) bool {
+	for n := range c.next {
+		if n.covers(a) || a.covers(n) {
+			return true
 		}
 	}
-	if err := s.Close(); err != nil {
-		l.logger.Error("cannot close a listener", "listener", a.String(), "error", err.Error())
+	return false
+}
+
+// leave has a listener take no new connections, and closes it when those whose
+// handshake was under way have come.
+func (l *listeners) leave(a address, s *listener) {
+	l.unsteer(a)
+	l.complain(a, "cannot keep a listener from new connections", s.Deafen(true))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaving[a] = s
+	time.AfterFunc(leaveTime, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.leaving[a] == s {
+			delete(l.leaving, a)
+			l.end(a, s)
+		}
+	})
+}
+
+func (l *listeners) shut(a address, s *listener) {
+	l.unsteer(a)
+	l.end(a, s)
+}
+
+func (l *listeners) unsteer(a address) {
+	if a.steered() && l.steering != nil {
+		l.complain(a, "cannot take a prefix back", l.steering.Remove(a.prefix, a.port))
 	}
 }
 
-// close stops accepting everywhere. Closing twice does nothing.
+// end closes a listener, after what waits in its queue has been accepted.
+func (l *listeners) end(a address, s *listener) {
+	s.Stop()
+	if s.served != nil {
+		<-s.served
+	}
+	l.complain(a, "cannot close a listener", s.Close())
+}
+
+func (l *listeners) complain(a address, what string, err error) {
+	if err != nil {
+		l.logger.Error(what, "listener", a.String(), "error", err.Error())
+	}
+}
+
+// close stops accepting everywhere, after what the kernel has accepted already.
+// Closing twice does nothing.
 func (l *listeners) close() {
 	for a, s := range l.open_ {
 		l.shut(a, s)
 	}
 	l.open_ = nil
+	l.mu.Lock()
+	for a, s := range l.leaving {
+		l.end(a, s)
+	}
+	clear(l.leaving)
+	l.mu.Unlock()
 	if l.steering != nil {
 		if err := l.steering.Close(); err != nil {
 			l.logger.Error("cannot detach the listening program", "error", err.Error())

@@ -61,13 +61,28 @@ func parseTargetURL(raw string) (host string, port uint16, err error) {
 		return "", 0, fmt.Errorf("expected an IPv6 address in brackets, found %s", quote(u.host))
 	}
 	host, err = parseHostName(strings.TrimSuffix(u.host, "."))
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", 0, err
+	case endsInNumber(host):
+		return "", 0, fmt.Errorf("%s is neither an IP address nor a host name, whose last label cannot be a number", quote(u.host))
 	}
 	if strings.HasSuffix(u.host, ".") { // tells the resolver not to search
 		host += "."
 	}
 	return host, port, nil
+}
+
+// endsInNumber tells names that are meant to be IPv4 addresses, which some resolvers
+// take for one and others ask about: "999.1.1.1", "127.1", "0x7f000001" (the URL
+// standard's "ends in a number checker"; there is no such top-level domain). host is
+// in lower case.
+func endsInNumber(host string) bool {
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if hex, ok := strings.CutPrefix(last, "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	return strings.Trim(last, "0123456789") == ""
 }
 
 // authority is a URL that has nothing behind the port, taken apart.

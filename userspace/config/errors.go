@@ -32,10 +32,15 @@ type Error struct {
 
 // Error returns FILE:LINE:COLUMN: PATH: MESSAGE.
 func (e *Error) Error() string {
+	return e.Pos.String() + ": " + e.Text()
+}
+
+// Text returns PATH: MESSAGE, for where the position has a place of its own.
+func (e *Error) Text() string {
 	if e.Path == "" {
-		return e.Pos.String() + ": " + e.Msg
+		return e.Msg
 	}
-	return e.Pos.String() + ": " + e.Path + ": " + e.Msg
+	return e.Path + ": " + e.Msg
 }
 
 // Errors is everything that is wrong in a file, in the file's order.

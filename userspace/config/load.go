@@ -16,19 +16,30 @@ const maxSize = 1 << 30
 // Load reads and parses the file at path. What is wrong in the file comes back
 // as Errors.
 func Load(path string) (*Config, error) {
-	f, err := os.Open(path)
+	data, err := Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("read config: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("read config: %w", err)
-	}
-	if len(data) > maxSize {
-		return nil, fmt.Errorf("read config: %s is larger than %d MiB", path, maxSize>>20)
+		return nil, err
 	}
 	return Parse(path, data)
+}
+
+// Read returns the content of the file at path, if it is of a sane size.
+func Read(path string) ([]byte, error) { return read(path, maxSize) }
+
+func read(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("read configuration: %s is larger than %d bytes; is it the right file?", path, limit)
+	}
+	return data, nil
 }
 
 // Parse decodes and checks a file's content; file is its name in positions. The

@@ -140,14 +140,11 @@ func (c *conn) deadline(arrived int) time.Time {
 
 // pause slows down a client that makes the agent look often. False: ctx ended.
 func (c *conn) pause(ctx context.Context, copied, inVain int) bool {
-	d := time.Duration(max(copied-freePeek, 0)/peekUnit) * peekPause
-	if inVain > 0 { // woken without a new byte: never spin on that
-		d += peekPause << min(inVain, 6)
-	}
+	d := pauseFor(copied, inVain)
 	if d == 0 {
 		return true
 	}
-	t := time.NewTimer(min(d, longestPause))
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -157,12 +154,23 @@ func (c *conn) pause(ctx context.Context, copied, inVain int) bool {
 	}
 }
 
+// pauseFor is the pause of a client of whose bytes so many have been copied, and
+// that has just woken the agent so many times in a row without a new one.
+func pauseFor(copied, inVain int) time.Duration {
+	d := time.Duration(max(copied-freePeek, 0)/peekUnit) * peekPause
+	if inVain > 0 { // never spin on that
+		d += peekPause << min(inVain, 6)
+	}
+	return min(d, longestPause)
+}
+
 // readHello waits for the whole ClientHello and leaves it in the socket.
 func (c *conn) readHello(h *clienthello.Hello) telemetry.Outcome {
-	p := c.s.parsers.Get().(*clienthello.Parser)
-	defer c.s.parsers.Put(p)
-	p.MaxSize = c.snap.MaxHello
 	outcome := c.await(func(b []byte) look {
+		// Lent for one look, as the bytes are: who waits holds neither.
+		p := c.s.parsers.Get().(*clienthello.Parser)
+		defer c.s.parsers.Put(p)
+		p.MaxSize = c.snap.MaxHello
 		err := p.Parse(b, h)
 		switch {
 		case err == nil:

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,8 @@ type Listener struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex // held while Accept uses fd
 	at     *waiter    // place in p
+	// filtered: what is accepted may have inherited a filter of the listener's.
+	filtered atomic.Bool
 }
 
 // Listen opens a listening socket: one family only, SO_REUSEADDR, never
@@ -126,6 +129,15 @@ func share(fd int, on bool) error {
 // one, or ends that. Like FD it is for as long as the listener is open.
 func (l *Listener) Share(on bool) error { return share(l.fd, on) }
 
+// SetDeferAccept changes ListenOptions.DeferAccept. Like FD it is for as long as the
+// listener is open.
+func (l *Listener) SetDeferAccept(seconds int) error {
+	if err := unix.SetsockoptInt(l.fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds); err != nil {
+		return fmt.Errorf("listen on %s: set TCP_DEFER_ACCEPT: %w", l.addr, err)
+	}
+	return nil
+}
+
 // backlog is the largest accept queue that the machine allows.
 func backlog() int {
 	const fallback = 4096 // the kernel's default since 5.4
@@ -147,18 +159,22 @@ func (l *Listener) Addr() netip.AddrPort { return l.addr }
 // the listener's.
 func (l *Listener) FD() int { return l.fd }
 
-// Accept waits for the next connection. It returns ErrClosed after Close; any
-// other error concerns one connection or a want of resources (EMFILE, ENFILE,
-// ENOBUFS, ENOMEM), and Accept may be called again.
+// Accept waits for the next connection. It returns ErrClosed after Close, and after
+// Stop once the queue is empty; any other error concerns one connection or a want of
+// resources (EMFILE, ENFILE, ENOBUFS, ENOMEM), and Accept may be called again.
 func (l *Listener) Accept() (*Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
-		if l.ctx.Err() != nil {
+		stopped := l.ctx.Err() != nil // asked before the queue is
+		if l.fd < 0 {
 			return nil, ErrClosed
 		}
 		fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if errors.Is(err, unix.EAGAIN) {
+			if stopped {
+				return nil, ErrClosed
+			}
 			err := l.p.wait(l.ctx, l.fd, unix.EPOLLIN, &l.at)
 			if err != nil && l.ctx.Err() == nil {
 				return nil, err
@@ -168,8 +184,13 @@ func (l *Listener) Accept() (*Conn, error) {
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 			continue
+		case err != nil && stopped:
+			return nil, ErrClosed // it would not end
 		case err != nil:
 			return nil, fmt.Errorf("accept on %s: %w", l.addr, err)
+		}
+		if l.filtered.Load() {
+			_ = detachFilter(fd)
 		}
 		c := &Conn{Local: l.addr, Remote: addrPort(sa), fd: fd, p: l.p}
 		if l.anyIP {
@@ -182,6 +203,16 @@ func (l *Listener) Accept() (*Conn, error) {
 		}
 		return c, nil
 	}
+}
+
+// Stop ends listening without losing what waits in the kernel's queue: Accept
+// returns all of it, and then ErrClosed. Close comes after that. Handshakes that are
+// under way are given up; Deafen some time before lets them end well.
+func (l *Listener) Stop() {
+	// Nothing may enter the queue after Accept has found it empty. Without the
+	// filter (no memory for it) what does is reset by Close.
+	_ = l.filter(dropAll)
+	l.cancel()
 }
 
 // Close stops listening. Connections that wait in the kernel's queue are reset

@@ -345,3 +345,130 @@ func TestUrgentBytesStayInTheStream(t *testing.T) {
 		t.Errorf("got %q", b[:n])
 	}
 }
+
+// queued waits until n connections are in l's accept queue (tcp_get_info has its
+// length in tcpi_unacked).
+func queued(t *testing.T, l *Listener, n int) {
+	t.Helper()
+	for ctx := short(t); ; time.Sleep(time.Millisecond) {
+		info, err := unix.GetsockoptTCPInfo(l.FD(), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int(info.Unacked) == n {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%d connections in the queue, want %d", info.Unacked, n)
+		}
+	}
+}
+
+func TestStopKeepsWhatIsInTheQueue(t *testing.T) {
+	l := listenOn(t, newPoller(t), "127.0.0.1:0", ListenOptions{})
+	const n = 5
+	var peers [n]net.Conn
+	for i := range peers {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		peers[i] = c
+	}
+	queued(t, l, n)
+	l.Stop()
+	for i := range peers {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer func() { _ = c.Close() }()
+		if err := c.Write(short(t), []byte("x")); err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+	if c, err := l.Accept(); !errors.Is(err, ErrClosed) {
+		t.Errorf("behind the last one: got %v, %v; want ErrClosed", c, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	for i, c := range peers {
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Errorf("client %d: %v", i, err)
+		}
+	}
+}
+
+func TestADeafListenerFinishesHandshakesAndBeginsNone(t *testing.T) {
+	p := newPoller(t)
+	l := listenOn(t, p, "127.0.0.1:0", ListenOptions{DeferAccept: 5})
+	early, err := p.Dial(short(t), l.Addr()) // half-open to the kernel until it speaks
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = early.Close() }()
+	if err := l.Deafen(true); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if c, err := p.Dial(ctx, l.Addr()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a new connection: got %v, %v; want no answer", c, err)
+	}
+	if err := early.Write(short(t), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	queued(t, l, 1)
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if c.Remote != early.Local {
+		t.Errorf("accepted %s, want %s", c.Remote, early.Local)
+	}
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("the connection has the listener's filter: detaching it gives %v, want ENOENT", err)
+	}
+	for range 2 {
+		if err := l.Deafen(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late, err := p.Dial(short(t), l.Addr())
+	if err != nil {
+		t.Fatalf("after the end of that: %v", err)
+	}
+	_ = late.Close()
+}
+
+// TestAnEventOfAnOlderDescriptorIsNotTheYoungersHangUp: the poller's goroutine may
+// have an event in its hands while the descriptor is closed and its number comes back.
+func TestAnEventOfAnOlderDescriptorIsNotTheYoungersHangUp(t *testing.T) {
+	p := newPoller(t)
+	c, _ := accepted(t, listenOn(t, p, "127.0.0.1:0", ListenOptions{}))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.WaitReadable(ctx, 1); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	hangUp := func(gen int32) []unix.EpollEvent {
+		return []unix.EpollEvent{{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(c.fd), Pad: gen}}
+	}
+	p.wake(hangUp(c.at.gen - 1))
+	if c.HungUp() {
+		t.Error("a sound connection is taken for hung up")
+	}
+	p.wake(hangUp(c.at.gen))
+	if !c.HungUp() {
+		t.Error("its own event is passed by")
+	}
+	other, _ := accepted(t, listenOn(t, p, "127.0.0.1:0", ListenOptions{}))
+	_ = other.WaitReadable(ctx, 1)
+	if other.at.gen == c.at.gen {
+		t.Error("two waiters have the same generation")
+	}
+}

@@ -25,8 +25,10 @@ const (
 	bulkPatience = 8
 	// lingerReset is how long a reset waits for the bytes before it to leave.
 	lingerReset = 5 * time.Second
-	// lingerCheck is how often it looks.
-	lingerCheck = 2 * time.Millisecond
+	// lingerFirst and lingerLast are the pauses between two looks at that: they
+	// double.
+	lingerFirst = 2 * time.Millisecond
+	lingerLast  = 100 * time.Millisecond
 	none        = -1
 )
 
@@ -307,9 +309,14 @@ func (f *flow) settleReset() (next time.Duration) {
 		return 0
 	}
 	if f.dir[f.dead].closed {
-		return min(now+lingerCheck, limit)
+		return min(now+lingerPause(now-f.deadSince), limit)
 	}
 	return limit
+}
+
+// lingerPause is how long to wait after so long: as long again, which doubles it.
+func lingerPause(waited time.Duration) time.Duration {
+	return min(max(waited, lingerFirst), lingerLast)
 }
 
 func (f *flow) side(s int) telemetry.Side {

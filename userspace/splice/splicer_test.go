@@ -540,3 +540,95 @@ func TestWithoutDescriptorsForPipesBytesAreCopied(t *testing.T) {
 	_ = backend.Close()
 	await(t, result)
 }
+
+// stepped is a Splicer whose only worker runs when the test says so: handle is given
+// what epoll has at that moment.
+func stepped(t *testing.T) (s *Splicer, step func()) {
+	t.Helper()
+	s = &Splicer{scratch: sync.Pool{New: func() any { return new([scratchSize]byte) }}}
+	w, err := newWorker(&s.pipes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.workers = []*worker{w}
+	t.Cleanup(func() { _ = s.Close() })
+	return s, func() {
+		t.Helper()
+		events := make([]unix.EpollEvent, 16)
+		n, err := unix.EpollWait(w.epfd, events, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			w.handle(&events[i])
+		}
+	}
+}
+
+// arrived waits until n bytes are in the receive queue of fd.
+func arrived(t *testing.T, fd, n int) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		got, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == n {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes have arrived, want %d", got, n)
+		}
+	}
+}
+
+// TestUrgentByteInTheQueueIsNotItsEnd: recv stops before an urgent byte. When all of
+// it came with one edge there is no other one to tell of the rest.
+func TestUrgentByteInTheQueueIsNotItsEnd(t *testing.T) {
+	b := newBed(t)
+	s, step := stepped(t)
+	client, c := b.leg()
+	backend, u := b.leg()
+	s.Start(Flow{Client: c, Upstream: u})
+	step() // what epoll says of a new descriptor
+	f := s.workers[0].slots[0].f
+	raw, err := client.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(raw.Control(func(fd uintptr) {
+		for _, p := range []struct {
+			bytes string
+			flags int
+		}{{"abc", 0}, {"X", unix.MSG_OOB}, {"def", 0}} {
+			err = errors.Join(err, unix.Sendto(int(fd), []byte(p.bytes), p.flags, nil))
+		}
+	}), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived(t, f.fds[In], len("abcXdef"))
+	step()
+	if got := f.dir[In].bytes; got != int64(len("abcXdef")) {
+		t.Fatalf("one edge, and %d bytes moved; want all", got)
+	}
+	got := make([]byte, len("abcXdef"))
+	if _, err := io.ReadFull(backend, got); err != nil || string(got) != "abcXdef" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestResetLooksAgainLessAndLess while the last bytes have not left.
+func TestResetLooksAgainLessAndLess(t *testing.T) {
+	looks, at := 0, time.Duration(0)
+	for ; at < lingerReset; looks++ {
+		pause := lingerPause(at)
+		if pause < lingerFirst || pause > lingerLast || at >= lingerFirst && pause != min(at, lingerLast) {
+			t.Fatalf("%s after the reset: a pause of %s", at, pause)
+		}
+		at += pause
+	}
+	if looks > 60 {
+		t.Errorf("%d looks in %s", looks, lingerReset)
+	}
+}

@@ -155,22 +155,27 @@ func (p *Pool) startRefresh(t *target) {
 }
 
 func (p *Pool) refresh(ctx context.Context, t *target) {
-	l := t.lookup
 	for sleep(ctx, p.untilRefresh(t)) {
-		p.mu.Lock()
-		flight := l.flight
-		if flight == nil {
-			l.flight = make(chan struct{})
-		}
-		p.mu.Unlock()
-		if flight == nil {
-			_ = p.look(ctx, t) // look has told
-			continue
-		}
-		select {
-		case <-flight:
-		case <-ctx.Done():
-		}
+		p.lookOrWait(ctx, t)
+	}
+}
+
+// lookOrWait does one lookup, or waits for the end of the one under way.
+func (p *Pool) lookOrWait(ctx context.Context, t *target) {
+	l := t.lookup
+	p.mu.Lock()
+	flight := l.flight
+	if flight == nil {
+		l.flight = make(chan struct{})
+	}
+	p.mu.Unlock()
+	if flight == nil {
+		_ = p.look(ctx, t) // look has told
+		return
+	}
+	select {
+	case <-flight:
+	case <-ctx.Done():
 	}
 }
 

@@ -236,3 +236,23 @@ func TestConnectAfterClose(t *testing.T) {
 		}
 	})
 }
+
+// TestRefreshWaitsForALookupUnderWay instead of asking again and again whether it is
+// over: a name without an address has no pause between two looks.
+func TestRefreshWaitsForALookupUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bed := newBed(t, Spec{}, "a.test:1")
+		bed.names.set("a.test", "192.0.2.1")
+		bed.names.delay = time.Second
+		start := time.Now()
+		go func() { _, _ = bed.Connect(t.Context(), client) }()
+		synctest.Wait() // it looks up
+		bed.lookOrWait(t.Context(), &bed.targets[0])
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("returned after %s, want the whole lookup", took)
+		}
+		if n := bed.names.count(); n != 1 {
+			t.Errorf("%d lookups, want 1", n)
+		}
+	})
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/testenv"
+	"github.com/spliceway/spliceway/userspace/sock"
+)
+
+func short(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func newTestListeners(t *testing.T, serve func(*sock.Listener)) *listeners {
+	t.Helper()
+	p, err := sock.NewPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newListeners(p, slog.New(slog.DiscardHandler), serve)
+	t.Cleanup(func() {
+		l.close()
+		_ = p.Close()
+	})
+	return l
+}
+
+// freePlace is an address of this host with a port that was free a moment ago.
+func freePlace(t *testing.T) address {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	return address{netip.PrefixFrom(at.Addr(), 32), at.Port()}
+}
+
+// TestStopServesWhatTheKernelHasAccepted: what nobody has had the time to accept.
+func TestStopServesWhatTheKernelHasAccepted(t *testing.T) {
+	busy, served := make(chan struct{}), atomic.Int64{}
+	l := newTestListeners(t, func(s *sock.Listener) {
+		<-busy
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			served.Add(1)
+			_ = c.Close()
+		}
+	})
+	at := freePlace(t)
+	c, err := l.open([]address{at}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.apply()
+	const n = 5
+	for range n {
+		c, err := net.Dial("tcp", at.bind().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+	}
+	err = testenv.Poll(short(t), func() (bool, error) { // tcp_get_info: the accept queue
+		info, err := unix.GetsockoptTCPInfo(l.open_[at].FD(), unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err == nil && info.Unacked == n, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		l.close()
+	}()
+	close(busy)
+	<-closed
+	if served.Load() != n {
+		t.Errorf("%d of %d connections were served", served.Load(), n)
+	}
+}
+
+func TestKeptListenersFollowTheHelloTimeout(t *testing.T) {
+	l := newTestListeners(t, func(s *sock.Listener) {
+		for {
+			if _, err := s.Accept(); err != nil {
+				return
+			}
+		}
+	})
+	at := freePlace(t)
+	fd := -1
+	for _, tt := range []struct {
+		timeout time.Duration
+		defers  bool
+	}{{3 * time.Second, true}, {500 * time.Millisecond, false}, {3 * time.Second, true}} {
+		c, err := l.open([]address{at}, tt.timeout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.apply()
+		if fd >= 0 && l.open_[at].FD() != fd {
+			t.Error("the listener was not kept")
+		}
+		fd = l.open_[at].FD()
+		v, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT)
+		if err != nil || (v > 0) != tt.defers {
+			t.Errorf("timeouts.hello %s: TCP_DEFER_ACCEPT is %d, %v", tt.timeout, v, err)
+		}
+	}
+}
+
+// TestAChangeThatFailsLeavesEverythingAsItWas, a listener that takes its leave
+// included.
+func TestAChangeThatFailsLeavesEverythingAsItWas(t *testing.T) {
+	l := newTestListeners(t, func(s *sock.Listener) {
+		for {
+			if _, err := s.Accept(); err != nil {
+				return
+			}
+		}
+	})
+	narrow := freePlace(t)
+	wide := address{everyIPv4, narrow.port}
+	change := func(want ...address) error {
+		c, err := l.open(want, 0)
+		if err == nil {
+			c.apply()
+		}
+		return err
+	}
+	for _, want := range []address{wide, narrow} {
+		if err := change(want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := l.leaving[wide]
+	if old == nil {
+		t.Fatal("the wide listener is not about to leave")
+	}
+	nowhere := address{netip.MustParsePrefix("192.0.2.1/32"), narrow.port}
+	if err := change(wide, nowhere); err == nil {
+		t.Fatal("listening on an address that is not the host's has no error")
+	}
+	if len(l.open_) != 1 || l.open_[narrow] == nil || l.leaving[wide] != old {
+		t.Errorf("open: %v, leaving: %v", l.open_, l.leaving)
+	}
+	if err := change(wide); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.open_) != 2 || l.open_[wide] != old || len(l.leaving) != 0 {
+		t.Errorf("the wide one is not taken back: open: %v, leaving: %v", l.open_, l.leaving)
+	}
+	c, err := net.DialTimeout("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), wide.port).String(), patience)
+	if err != nil {
+		t.Fatalf("it takes no new connections: %v", err)
+	}
+	_ = c.Close()
+}
+
+func TestCovers(t *testing.T) {
+	place := func(s string) address { return address{netip.MustParsePrefix(s), 443} }
+	for _, tt := range []struct {
+		wide, narrow string
+		want         bool
+	}{
+		{"0.0.0.0/32", "10.0.0.1/32", true},
+		{"10.0.0.1/32", "0.0.0.0/32", false},
+		{"0.0.0.0/32", "10.0.0.0/8", true},
+		{"10.0.0.0/8", "0.0.0.0/32", false},
+		{"0.0.0.0/32", "0.0.0.0/32", true},
+		{"::/128", "10.0.0.1/32", false},
+		{"::/128", "fd00::1/128", true},
+		{"10.0.0.0/8", "10.0.0.1/32", true},
+		{"10.0.0.0/8", "10.0.0.0/16", true},
+		{"10.0.0.0/16", "10.0.0.0/8", false},
+		{"10.0.0.0/8", "11.0.0.1/32", false},
+	} {
+		if got := place(tt.wide).covers(place(tt.narrow)); got != tt.want {
+			t.Errorf("%s covers %s: got %v", tt.wide, tt.narrow, got)
+		}
+	}
+	if other := (address{everyIPv4, 80}); other.covers(place("10.0.0.1/32")) {
+		t.Error("another port is covered")
+	}
+}
