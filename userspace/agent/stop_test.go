@@ -105,7 +105,7 @@ func TestStopCutsWhoHasJustDialled(t *testing.T) {
 	pool := upstream.New(upstream.Spec{Targets: []upstream.Target{{Host: to.Addr().String(), Port: to.Port(), Weight: 1}}}, upstream.Options{Dialer: dialer})
 	logger, metrics := slog.New(slog.DiscardHandler), telemetry.New(telemetry.BuildInfo{})
 	a := &agent{
-		logger: logger, metrics: metrics, poller: p, engine: engine,
+		logger: logger, metrics: metrics, poller: p, engines: engines{splice: engine},
 		config: &config.Config{Timeouts: config.Timeouts{Drain: time.Hour}},
 		server: proxy.NewServer(&proxy.Snapshot{
 			Table: table, HelloTimeout: patience, MaxHello: 64 << 10, MaxHelloMemory: 1 << 20,

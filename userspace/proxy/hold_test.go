@@ -144,14 +144,14 @@ func TestAFlowDoesNotHoldTheConfigurationOfItsTime(t *testing.T) {
 		t.Error("a live flow holds the snapshot that it began with, or its route table")
 	}
 	_, _ = f.Client.Close(), f.Upstream.Close()
-	f.Done(splice.Result{})
+	f.Done(f.Record, splice.Result{})
 }
 
 // TestARecordDoesNotHoldTheTablesNames: the pattern in it is a string of its own, not
 // a part of the one string that all names of the table are in.
 func TestARecordDoesNotHoldTheTablesNames(t *testing.T) {
 	s := newSite(t, nil)
-	c := &conn{s: s.Server, snap: s.Server.snapshot.Load(), rec: &telemetry.Record{}, to: s.l.Addr()}
+	c := &conn{held: held{s: s.Server}, snap: s.Server.snapshot.Load(), rec: &telemetry.Record{}, to: s.l.Addr()}
 	if got := c.route(&clienthello.Hello{HasSNI: true, ServerName: "a.test"}, telemetry.OutcomeRouted); got != telemetry.OutcomeRouted {
 		t.Fatalf("got %s", got)
 	}
