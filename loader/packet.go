@@ -33,6 +33,7 @@ type Packet struct {
 	links  string // directory of pinned links
 	objs   bpf.PacketObjects
 	events *ringbuf.Reader
+	noTCX  bool // as on kernels before 6.6
 
 	mu       sync.Mutex
 	attached map[int]*attachment // by device index
