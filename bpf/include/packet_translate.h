@@ -78,7 +78,7 @@ static __always_inline void add32(__u8 *b, __u32 n)
 }
 
 struct options {
-	__u8 bytes[64]; /* 40 are used: more, so that a masked index is always inside */
+	__u8 bytes[104]; /* 40 are used: with a masked index and what is behind it still inside */
 	__u32 len;
 	__u32 at;
 	struct shift shift;

@@ -64,7 +64,7 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		engine, why := a.engine(cfg, e)
 		gen.pools[e.Name] = p
 		s.Endpoints[i] = &proxy.Endpoint{
-			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why.String(), Active: p.active,
+			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why, Active: p.active,
 			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
 			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
 			MaxConnections: e.Limits.MaxConnections,
