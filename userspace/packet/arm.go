@@ -26,7 +26,7 @@ const flipPatience = time.Second
 // pending is a flow that is armed. Its sockets are whoever's takes it out of
 // Engine.pending.
 type pending struct {
-	mu    sync.Mutex // held while the hello is written
+	mu    sync.Mutex // held until the hello is written
 	id    maps.FlowID
 	flow  splice.Flow
 	where maps.Endpoints
@@ -83,11 +83,13 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 		id: maps.FlowID(e.next.Add(1)), flow: fl, hello: n, since: time.Now(),
 		where: maps.Endpoints{Client: c.Remote, Listener: c.Local, Backend: u.Remote, Local: u.Local},
 	}
+	// From the moment that the programs know the flow they may decide about it, and
+	// settle act on that: it has to wait until the hello is out.
+	p.mu.Lock()
 	if why := e.enter(p, first+n); why != telemetry.FallbackNone {
+		p.mu.Unlock()
 		return why
 	}
-	// The answer may be here before Send is back: settle waits for the lock.
-	p.mu.Lock()
 	sent, err := u.Send(buffer[:first+n])
 	p.mu.Unlock()
 	if sent == first+n {
