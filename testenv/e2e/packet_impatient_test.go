@@ -17,7 +17,7 @@ func TestPacketWithImpatientClients(t *testing.T) {
 	n := opsNetwork(t, testenv.NetworkOptions{})
 	opsBackend(t, n, 0, "a")
 	hello := opsHello(t, "a.test")
-	r := start(t, n, "engine: packet\nendpoints:\n"+opsEndpoint("a", opsURL(opsTarget(n, 0))))
+	r := start(t, n, "log: {access: false}\nengine: packet\nendpoints:\n"+opsEndpoint("a", opsURL(opsTarget(n, 0))))
 	const visits, clients = 4000, 4
 	var begun, failed atomic.Int64
 	var g sync.WaitGroup
