@@ -18,7 +18,7 @@ func TestPacketWithImpatientClients(t *testing.T) {
 	opsBackend(t, n, 0, "a")
 	hello := opsHello(t, "a.test")
 	r := start(t, n, "log: {access: false}\nengine: packet\nendpoints:\n"+opsEndpoint("a", opsURL(opsTarget(n, 0))))
-	const visits, clients = 4000, 4
+	const visits, clients = 12000, 8
 	var begun, failed atomic.Int64
 	var g sync.WaitGroup
 	for range clients {
