@@ -129,7 +129,7 @@ func (e *Engine) enter(p *pending, written int) telemetry.Fallback {
 	e.late.push(p)
 	err := e.kernel.Records.Put(p.id, memo)
 	if err == nil {
-		err = e.kernel.Flows.Arm(p.id, p.where, uint32(p.hello), uint32(written))
+		err = e.kernel.Flows.Arm(p.id, p.where, uint32(p.hello), uint32(written), uint32(e.segments.of(p.where.Backend).peer))
 	}
 	var holder maps.FlowID
 	for range 2 {

@@ -44,6 +44,7 @@ type Engine struct {
 	metrics  *telemetry.Metrics
 	logger   *slog.Logger
 	ports    ports
+	segments segments
 	resets   resetSender
 
 	next    atomic.Uint64 // flow numbers

@@ -3,17 +3,12 @@
 package packet
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/spliceway/spliceway/maps"
-	"github.com/spliceway/spliceway/userspace/sock"
 )
 
 // PortRange is source ports that nobody but the agent takes, both ends included. The
@@ -117,35 +112,6 @@ func (p *ports) pick(to netip.AddrPort) uint16 {
 		}
 	}
 	return 0
-}
-
-// Dialer dials from the agent's source ports. It is upstream.Dialer.
-type Dialer struct {
-	engine *Engine
-	poller *sock.Poller
-}
-
-// Dialer returns a dialer that waits in poller, for connections that this engine may
-// get.
-func (e *Engine) Dialer(poller *sock.Poller) *Dialer { return &Dialer{e, poller} }
-
-// portTries is how many ports are tried that the kernel says are in use.
-const portTries = 4
-
-// Dial connects from a port of the range, or from any if none is free.
-func (d *Dialer) Dial(ctx context.Context, remote netip.AddrPort) (*sock.Conn, error) {
-	for range portTries {
-		port := d.engine.ports.pick(remote)
-		if port == 0 {
-			break
-		}
-		c, err := d.poller.DialFrom(ctx, port, remote)
-		if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) {
-			continue
-		}
-		return c, err
-	}
-	return d.poller.Dial(ctx, remote)
 }
 
 // UsePorts sets the range, which must be the agent's alone: see loader.ReservePorts.

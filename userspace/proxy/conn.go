@@ -137,7 +137,13 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 // dial connects to one of the endpoint's targets.
 func (c *conn) dial() telemetry.Outcome {
 	start := time.Now()
-	d, err := c.endpoint.Pool.Connect(c.s.ctx, c.from.Addr())
+	ctx := c.s.ctx
+	if c.endpoint.MatchSegments {
+		if n := c.client.MaxSegment(); n > 0 {
+			ctx = sock.WithMaxSegment(ctx, n)
+		}
+	}
+	d, err := c.endpoint.Pool.Connect(ctx, c.from.Addr())
 	c.rec.Dial = time.Since(start)
 	if err != nil {
 		c.rec.Reason = err.Error()

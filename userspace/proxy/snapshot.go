@@ -44,7 +44,10 @@ type Endpoint struct {
 	Pool   *upstream.Pool
 	Engine splice.Engine
 	// EngineReason says why Engine is not a faster one.
-	EngineReason    telemetry.Fallback
+	EngineReason telemetry.Fallback
+	// MatchSegments has the upstream send segments that the client takes: Engine
+	// passes them on whole.
+	MatchSegments   bool
 	ProxyHeader     ProxyVersion
 	Idle, HalfClose time.Duration
 	// MaxConnections bounds Active; 0: no bound.
