@@ -29,6 +29,9 @@ type Packet struct {
 	Devices maps.Devices
 	Counts  maps.PacketCounts
 
+	// Fresh: there was no state at the path before.
+	Fresh bool
+
 	dir    *pinDir
 	links  string // directory of pinned links
 	objs   bpf.PacketObjects
@@ -71,6 +74,9 @@ func openPacket(path string) (_ *Packet, err error) {
 	}()
 	if err := checkPins(path); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(path, layoutDir)); errors.Is(err, os.ErrNotExist) {
+		p.Fresh = true
 	}
 	pinned, err := dir.sub(layoutDir)
 	if err != nil {
