@@ -37,12 +37,12 @@ type ends struct {
 
 var (
 	ends4 = ends{
-		netip.MustParseAddrPort("198.51.100.77:51034"), netip.MustParseAddrPort("203.0.113.10:443"),
-		netip.MustParseAddrPort("10.1.2.3:40001"), netip.MustParseAddrPort("10.9.8.7:8443"),
+		addrPort("198.51.100.77:51034"), netip.MustParseAddrPort("203.0.113.10:443"),
+		addrPort("10.1.2.3:40001"), netip.MustParseAddrPort("10.9.8.7:8443"),
 	}
 	ends6 = ends{
-		netip.MustParseAddrPort("[2001:db8:77:1:2:3:4:5]:51034"), netip.MustParseAddrPort("[2001:db8:1::10]:443"),
-		netip.MustParseAddrPort("[fd00:1::3]:40001"), netip.MustParseAddrPort("[fd00:9:8:7:6:5:4:3]:8443"),
+		addrPort("[2001:db8:77:1:2:3:4:5]:51034"), netip.MustParseAddrPort("[2001:db8:1::10]:443"),
+		addrPort("[fd00:1::3]:40001"), netip.MustParseAddrPort("[fd00:9:8:7:6:5:4:3]:8443"),
 	}
 	families = []struct {
 		name string
@@ -314,3 +314,24 @@ func (at ends) from(side PacketSide) segment {
 		sport:  src.Port(), dport: dst.Port(), seq: 1000, ack: 2000, flags: flagACK, window: 500,
 	}
 }
+
+// transition is struct transition, the argument of the syscall programs.
+type transition struct {
+	Flow          uint64
+	From, To, Was PacketState
+	Side          PacketSide
+	Ifindex       uint32
+	Way           PacketWay
+}
+
+// syscall runs a syscall program and returns the state that it found.
+func (e *engine) syscall(program *ebpf.Program, argument transition) PacketState {
+	e.t.Helper()
+	var out transition
+	if _, err := program.Run(&ebpf.RunOptions{Context: argument, ContextOut: &out}); err != nil {
+		e.t.Fatal(err)
+	}
+	return out.Was
+}
+
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }

@@ -230,8 +230,8 @@ func TestRawProgramsFindTheHeaderAtTheStart(t *testing.T) {
 		client netip.AddrPort
 		at     ends
 	}{
-		{"IPv4", netip.MustParseAddrPort("8.0.100.77:51034"), ends4},
-		{"IPv6", netip.MustParseAddrPort("[2001:db8:86dd::77]:51034"), ends6},
+		{"IPv4", addrPort("8.0.100.77:51034"), ends4},
+		{"IPv6", addrPort("[2001:db8:86dd::77]:51034"), ends6},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := load(t)
