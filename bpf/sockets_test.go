@@ -41,14 +41,17 @@ var local = map[string]netip.Addr{"IPv4": netip.MustParseAddr("127.0.0.1"), "IPv
 func newGateway(t *testing.T, family string, options gatewayOptions) *gateway {
 	t.Helper()
 	g := &gateway{engine: load(t), ns: testenv.MustNamespace(t, "gateway")}
-	var err error
-	g.client, g.a, g.ends.client, g.front, err = connection(t, g.ns, local[family], options.clientLeg)
-	if err == nil {
-		g.b, g.backend, g.back, g.ends.backend, err = connection(t, g.ns, local[family], options.backendLeg)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	g.client, g.a, g.ends.client, g.front = connection(t, g.ns, g.ns, local[family], options.clientLeg)
+	g.b, g.backend, g.back, g.ends.backend = connection(t, g.ns, g.ns, local[family], options.backendLeg)
+	g.sayHello()
+	g.arm()
+	g.device(PacketDevice{Flags: PacketDeviceFlagsDEVICE_LOOPBACK})
+	return g
+}
+
+// sayHello leaves the client's hello unread, and sends it to the backend.
+func (g *gateway) sayHello() {
+	g.t.Helper()
 	g.write(g.client, hello)
 	g.waitFor("the hello in A's queue", func() (bool, error) {
 		n, err := unix.IoctlGetInt(g.a, unix.SIOCINQ)
@@ -59,13 +62,16 @@ func newGateway(t *testing.T, family string, options gatewayOptions) *gateway {
 		n, err := unix.IoctlGetInt(g.b, unix.SIOCOUTQ)
 		return n == 0, err
 	})
+}
+
+// arm puts the flow in the map as the agent would.
+func (g *gateway) arm() {
+	g.t.Helper()
 	client, backend := legs(g.ends, 0, 0, 0, 0, 0, 0)
 	f := flowOf(g.ends, client, backend)
 	f.State, f.Base = PacketStateARMED, [2]uint32{uint32(len(hello)), uint32(len(hello))}
 	f.Legs[0].Ifindex, f.Legs[1].Ifindex = 0, 0
 	g.put(f, g.ends)
-	g.device(PacketDevice{Flags: PacketDeviceFlagsDEVICE_LOOPBACK})
-	return g
 }
 
 // device says what the loopback device is.
@@ -76,56 +82,75 @@ func (g *gateway) device(d PacketDevice) {
 	}
 }
 
-// connection makes a connection and returns its sockets and addresses. They are
-// closed with the test, without a word to each other.
-func connection(t *testing.T, ns *testenv.Namespace, at netip.Addr, prepare func(ns *testenv.Namespace, listener, dialer int) error) (dialer, accepted int, from, to netip.AddrPort, err error) {
+// patience is how long a socket waits for what ought to happen at once.
+const patience = 10 * time.Second
+
+// connection makes a connection from one namespace to an address of another one and
+// returns its sockets and addresses. They are closed with the test.
+func connection(t *testing.T, near, far *testenv.Namespace, at netip.Addr, prepare func(ns *testenv.Namespace, listener, dialer int) error) (dialer, accepted int, from, to netip.AddrPort) {
 	t.Helper()
-	dialer, accepted = -1, -1
-	err = ns.Do(func() error {
-		listener, err := newSocket(at)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(listener)
-		if dialer, err = newSocket(at); err != nil {
-			return err
-		}
-		if prepare != nil {
-			if err := prepare(ns, listener, dialer); err != nil {
-				return err
-			}
-		}
-		if err := errors.Join(unix.Bind(listener, sockaddr(netip.AddrPortFrom(at, 0))), unix.Listen(listener, 1)); err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
-		if to, err = localAddress(listener); err != nil {
-			return err
-		}
-		if err := unix.Connect(dialer, sockaddr(to)); err != nil {
-			return fmt.Errorf("connect to %s: %w", to, err)
-		}
-		if from, err = localAddress(dialer); err != nil {
-			return err
-		}
-		accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
-		return err
-	})
+	fds := make([]int, 0, 3)
 	t.Cleanup(func() {
-		for _, fd := range []int{dialer, accepted} {
-			if fd >= 0 {
-				unix.Close(fd)
-			}
+		for _, fd := range fds {
+			unix.Close(fd)
 		}
 	})
-	return dialer, accepted, from, to, err
+	socket := func(ns *testenv.Namespace) (fd int) {
+		t.Helper()
+		err := ns.Do(func() (err error) {
+			fd, err = newSocket(at)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	listener := socket(far)
+	defer unix.Close(listener)
+	dialer = socket(near)
+	fds = append(fds, dialer)
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("connect to %s: %s: %v", at, what, err)
+		}
+	}
+	if prepare != nil {
+		must("prepare", prepare(far, listener, dialer))
+	}
+	must("bind", unix.Bind(listener, sockaddr(netip.AddrPortFrom(at, 0))))
+	must("listen", unix.Listen(listener, 1))
+	var err error
+	to, err = localAddress(listener)
+	must("listener's address", err)
+	must("connect", unix.Connect(dialer, sockaddr(to)))
+	from, err = localAddress(dialer)
+	must("address", err)
+	accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	must("accept", err)
+	fds = append(fds, accepted)
+	return dialer, accepted, from, to
 }
 
+// newSocket makes a TCP socket in the thread's namespace. It and those that come out
+// of it wait no longer than their patience.
 func newSocket(at netip.Addr) (int, error) {
 	family := unix.AF_INET
 	if at.Is6() {
 		family = unix.AF_INET6
 	}
-	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return -1, err
+	}
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &limit); err != nil {
+			return -1, errors.Join(err, unix.Close(fd))
+		}
+	}
+	return fd, nil
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
@@ -160,7 +185,7 @@ func (g *gateway) waitFor(what string, done func() (bool, error)) {
 
 func waitFor(t testing.TB, what string, done func() (bool, error)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := testenv.Poll(ctx, done); err != nil {
 		t.Fatalf("wait for %s: %v", what, err)
