@@ -254,6 +254,14 @@ func TestFlipIsDeclined(t *testing.T) {
 				return unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
 			},
 		}, reason: PacketReasonWINDOW},
+		{name: "windows of the client are smaller than the backend's unit", options: gatewayOptions{
+			clientLeg: func(_ *testenv.Namespace, _, dialer int) error {
+				return unix.SetsockoptInt(dialer, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
+			},
+			backendLeg: func(ns *testenv.Namespace, _, _ int) error {
+				return ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 1073741824")
+			},
+		}, reason: PacketReasonWINDOW},
 		{name: "a device has no program", prepare: func(g *gateway) {
 			if err := g.Devices.Delete(uint32(1)); err != nil {
 				g.t.Fatal(err)
@@ -347,6 +355,33 @@ func TestFlipWaitsForTheLastAcknowledgement(t *testing.T) {
 			g.wantEvents(splicedEvent)
 		})
 	}
+}
+
+// A program that comes while another one decides.
+func TestPacketsDuringTheFlip(t *testing.T) {
+	flipping := func(t *testing.T) *gateway {
+		g := newGateway(t, "IPv4", gatewayOptions{})
+		f := g.flow()
+		f.State = PacketStateFLIPPING
+		g.put(f, g.ends)
+		return g
+	}
+	t.Run("of the backend", func(t *testing.T) {
+		g := flipping(t)
+		g.passes(g.answer("ServerHello"))
+		g.wantState(PacketStateFLIPPING)
+		g.wantEvents()
+		g.wantCounted(PacketPacketCountFLIPS_LOST, PacketPacketCountPASSED_ARMED)
+	})
+	t.Run("of the client", func(t *testing.T) {
+		g := flipping(t)
+		s, at := g.from(PacketSideCLIENT), g.sequence(g.a)
+		s.seq, s.ack, s.payload = at.received, at.sent, []byte("early data")
+		g.passes(s)
+		g.wantState(PacketStateDECLINED)
+		g.wantEvents(declined(PacketReasonCLIENT_SPOKE))
+		g.wantCounted(PacketPacketCountPASSED_ARMED)
+	})
 }
 
 // ECN on one leg: the other must not see it.
