@@ -177,16 +177,3 @@ func (d *Device) isUp() (bool, error) {
 	state := dev.Attrs().OperState
 	return state == netlink.OperUp || state == netlink.OperUnknown && d.wire != nil, nil
 }
-
-// SetMTU changes the largest packet that leaves the device, in bytes. Below 1280 the
-// kernel takes IPv6 off it.
-func (d *Device) SetMTU(mtu int) error {
-	dev, err := d.Namespace.link.LinkByName(d.Name)
-	if err == nil {
-		err = d.Namespace.link.LinkSetMTU(dev, mtu)
-	}
-	if err != nil {
-		return fmt.Errorf("set MTU of %s of namespace %s: %w", d.Name, d.Namespace.name, err)
-	}
-	return nil
-}
