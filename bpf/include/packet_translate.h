@@ -284,7 +284,7 @@ static __always_inline int translate(struct __sk_buff *skb, struct flow *f, __u3
 
 		sum = csum_change(sum, th->seq, seq);
 		th->seq = seq;
-		if (p->flags & TH_ACK || p->flags & TH_SYN) {
+		if (p->flags & TH_ACK || (p->flags & (TH_SYN | TH_RST)) == TH_SYN) {
 			bool syn = !(p->flags & TH_ACK);
 			__be32 ack = bpf_htonl((syn ? (__u32)f->moved[side & 1].acked : p->ack) + shift.ack);
 
