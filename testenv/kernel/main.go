@@ -21,7 +21,7 @@ import (
 )
 
 // defaultPackages are those whose tests depend on the kernel.
-const defaultPackages = "./bpf,./maps,./loader,./userspace/sock,./userspace/splice,./testenv,./testenv/e2e"
+const defaultPackages = "./bpf,./maps,./loader,./userspace/packet,./userspace/sock,./userspace/splice,./testenv,./testenv/e2e"
 
 type options struct {
 	kernels, packages []string
