@@ -5,11 +5,11 @@ package testenv
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"syscall"
 	"time"
 
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 )
 
@@ -27,7 +27,7 @@ type Device struct {
 	bits4, bits6 int    // lengths of the link's prefixes
 	lower        string // the device that this one is on top of, if any
 	peer         *Device
-	loss         link.Link // at the peer's ingress, see Impair
+	loss         io.Closer // at the peer's ingress, see Impair
 	wire         *Wire     // nil but for the end of one
 	out          Direction // of the wire, from here
 }

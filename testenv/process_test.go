@@ -30,7 +30,9 @@ func TestMain(m *testing.M) {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		for {
+			time.Sleep(time.Hour) // not select: nothing else runs, and Go would say deadlock
+		}
 	case "exit":
 		fmt.Print("last words")
 		os.Exit(3)
