@@ -21,7 +21,7 @@ type Routes struct {
 	stop   chan struct{}
 
 	mu      sync.Mutex
-	devices map[netip.Addr]int
+	devices map[pair]int
 	// generation counts changes: an answer from before one is not kept.
 	generation uint64
 
@@ -30,6 +30,10 @@ type Routes struct {
 	// Gone has the index of each device that goes.
 	Gone chan int
 }
+
+// pair is a destination and the address that packets to it come from, which rules may
+// go by.
+type pair struct{ to, from netip.Addr }
 
 // routesKept bounds the memory that many clients take.
 const routesKept = 65536
@@ -40,7 +44,7 @@ func OpenRoutes() (*Routes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	r := &Routes{handle: h, stop: make(chan struct{}), devices: make(map[netip.Addr]int), Changed: make(chan struct{}, 1), Gone: make(chan int, 64)}
+	r := &Routes{handle: h, stop: make(chan struct{}), devices: make(map[pair]int), Changed: make(chan struct{}, 1), Gone: make(chan int, 64)}
 	if err := r.watch(); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("watch routes: %w", err)
@@ -98,7 +102,7 @@ func (r *Routes) change() {
 // packets from one of this host's own.
 func (r *Routes) Device(to, from netip.Addr) (int, error) {
 	r.mu.Lock()
-	index, ok := r.devices[to]
+	index, ok := r.devices[pair{to, from}]
 	generation := r.generation
 	r.mu.Unlock()
 	if ok {
@@ -118,7 +122,7 @@ func (r *Routes) Device(to, from netip.Addr) (int, error) {
 		if len(r.devices) >= routesKept {
 			clear(r.devices)
 		}
-		r.devices[to] = index
+		r.devices[pair{to, from}] = index
 	}
 	return index, nil
 }

@@ -199,6 +199,9 @@ func (e *Engine) finish(s *spliced, f *maps.Flow, r splice.Result) {
 			record = m.record
 		}
 	}
+	// A flow without a record is one whose end was told: the next agent must not
+	// tell it again.
+	_ = e.kernel.Records.Delete(s.id)
 	if done != nil {
 		e.completed.Go(func() { done(record, r) })
 	}
