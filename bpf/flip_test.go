@@ -216,13 +216,13 @@ func TestFlipIsDeclined(t *testing.T) {
 				n, err := unix.IoctlGetInt(g.b, unix.SIOCINQ)
 				return n == 1, err
 			})
-		}, reason: PacketReasonBACKEND_QUEUE},
+		}, change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: what it sent has been read", prepare: func(g *gateway) {
 			g.write(g.backend, "!")
 			if _, err := unix.Read(g.b, make([]byte, 1)); err != nil {
 				g.t.Fatal(err)
 			}
-		}, reason: PacketReasonBACKEND_QUEUE},
+		}, change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: a packet is missing", change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: an old packet", change: func(s *segment) { s.seq-- }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend early: not all is acknowledged", change: func(s *segment) { s.ack-- }, reason: PacketReasonBACKEND_EARLY},

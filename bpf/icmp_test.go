@@ -220,3 +220,19 @@ func TestOtherErrorsPass(t *testing.T) {
 		}
 	}
 }
+
+// As for segments: an element of the table of tuples may say the flow that was there
+// before.
+func TestErrorAboutTheTupleOfAnotherFlowPasses(t *testing.T) {
+	for _, family := range families {
+		s := splice(t, family.ends)
+		sent := s.sentTo(PacketSideBACKEND)
+		sent.sport++
+		stale := tuple(s.ends.backend, netip.AddrPortFrom(s.back.Addr(), sent.sport))
+		if err := s.Tuples.Put(stale, PacketDirection{Flow: flowID, Side: PacketSideBACKEND}); err != nil {
+			t.Fatal(err)
+		}
+		s.wantPassed(s.PacketIngress, about(routers[family.name], sent, 3, 0, 0, 100).frame())
+		s.wantCounted()
+	}
+}

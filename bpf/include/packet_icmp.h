@@ -79,7 +79,7 @@ static __noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, 
 	id = d->flow;
 	side = d->side & 1;
 	f = bpf_map_lookup_elem(&flows, &id);
-	if (!f || state_of(f) != SPLICED)
+	if (!f || !is_of(f, side, &key) || state_of(f) != SPLICED)
 		return TC_ACT_UNSPEC;
 	/* What side's packets get is what the maker knows, the other way round. */
 	back = &f->legs[side];
