@@ -5,6 +5,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -29,6 +30,18 @@ func (g *gateway) clock(fd int) uint32 {
 	return uint32(n)
 }
 
+// fourScales gives each of the four sockets windows of a scale of its own.
+var fourScales = gatewayOptions{
+	clientLeg: func(ns *testenv.Namespace, listener, _ int) error {
+		return errors.Join(ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 33554432"),
+			unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_RCVBUF, 200000))
+	},
+	backendLeg: func(ns *testenv.Namespace, _, dialer int) error {
+		return errors.Join(ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 4194304"),
+			unix.SetsockoptInt(dialer, unix.SOL_SOCKET, unix.SO_RCVBUF, 40000))
+	},
+}
+
 // scales of windows: of those that an end sends, and of those that it takes.
 type scales struct{ receives, sends uint8 }
 
@@ -47,11 +60,7 @@ func TestFlip(t *testing.T) {
 	for _, family := range families {
 		for _, payload := range []string{"", "ServerHello"} {
 			t.Run(fmt.Sprintf("%s, payload %q", family.name, payload), func(t *testing.T) {
-				g := newGateway(t, family.name, gatewayOptions{clientLeg: func(ns *testenv.Namespace, _, _ int) error {
-					return ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 33554432")
-				}, backendLeg: func(ns *testenv.Namespace, _, _ int) error {
-					return ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 4194304")
-				}})
+				g := newGateway(t, family.name, fourScales)
 				a, b := g.sequence(g.a), g.sequence(g.b)
 				// The last timestamps of client and backend are older than these.
 				aNow, bNow, clientNow, backendNow := g.clock(g.a), g.clock(g.b), g.clock(g.client), g.clock(g.backend)
@@ -123,8 +132,10 @@ func (g *gateway) wantScales() {
 	g.t.Helper()
 	f := g.flow()
 	client, backend := g.scales(g.client), g.scales(g.backend)
-	if client.receives == backend.receives {
-		g.t.Errorf("client and backend both have windows of scale %d: that tests nothing", client.receives)
+	all := []uint8{client.receives, client.sends, backend.receives, backend.sends}
+	slices.Sort(all)
+	if len(slices.Compact(all)) != 4 {
+		g.t.Errorf("scales %+v and %+v: not four, which tests nothing", client, backend)
 	}
 	for side, want := range []struct{ in, out uint8 }{{client.receives, backend.sends}, {backend.receives, client.sends}} {
 		if l := f.Legs[side]; l.WscaleIn != want.in || l.WscaleOut != want.out {

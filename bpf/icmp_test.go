@@ -183,7 +183,9 @@ func TestOtherErrorsPass(t *testing.T) {
 			{name: "about a packet the other way", sent: func(sent *segment) {
 				sent.src, sent.dst, sent.sport, sent.dport = sent.dst, sent.src, sent.dport, sent.sport
 			}},
-			{name: "IPv4 options in the quote", only: "IPv4", sent: func(sent *segment) { sent.header.options = []byte{1, 1, 1, 1} }},
+			{name: "IPv4 options in the quote", only: "IPv4", sent: func(sent *segment) {
+				sent.header.options = portsOf(s.client) // where ports would be
+			}},
 			{name: "extension in the quote", only: "IPv6", sent: func(sent *segment) { sent.hopByHop = make([]byte, 7) }},
 			{name: "echo request", only: "IPv4", change: func(e *icmpError) { e.kind = 8 }},
 			{name: "echo reply", only: "IPv4", change: func(e *icmpError) { e.kind = 0 }},
