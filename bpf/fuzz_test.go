@@ -11,7 +11,7 @@ import (
 // Whatever stands in the options, the program translates what a receiver would read.
 func FuzzOptions(f *testing.F) {
 	for i, layout := range optionLayouts {
-		f.Add(i%2 == 0, []byte{flagACK, 0, flagSYN}[i%3], uint32(i)<<28, []byte(layout.options))
+		f.Add(i%2 == 0, []byte{flagACK, 0, flagSYN | flagACK}[i%3], uint32(i)<<28, []byte(layout.options))
 	}
 	e := load(f)
 	f.Fuzz(func(t *testing.T, ipv6 bool, flags byte, shift uint32, options []byte) {

@@ -146,6 +146,7 @@ type leg struct {
 	tsval, tsecr      uint32
 	scaleIn, scaleOut uint8
 	clearECN          bool
+	lastACK           uint32 // the last that its packets had
 	_                 struct{}
 }
 
@@ -156,8 +157,13 @@ func (l leg) translate(s segment) segment {
 	s.ttl--
 	s.seq += l.seq
 	acks := s.flags&flagACK != 0
-	if acks {
+	switch {
+	case acks:
 		s.ack += l.ack
+	case s.flags&flagSYN != 0 && s.flags&flagRST == 0:
+		// No connection is made past the gateway: an ACK that is out of the
+		// window has the same answer.
+		s.flags, s.ack = flagACK, l.lastACK+l.ack
 	}
 	if window := uint64(s.window) << l.scaleIn >> l.scaleOut; window > 65535 {
 		s.window = 65535

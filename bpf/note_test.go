@@ -309,6 +309,7 @@ func TestSYNOnTheTuple(t *testing.T) {
 	}
 	t.Run("of a flow that lives", func(t *testing.T) {
 		s := splice(t, ends4)
+		s.client.lastACK = 25000
 		s.translates(syn(s.ends), s.client, skbContext{}) // the backend answers with a challenge
 		s.wantCounted(PacketPacketCountTRANSLATED)
 		s.wantState(PacketStateSPLICED)
@@ -319,6 +320,7 @@ func TestSYNOnTheTuple(t *testing.T) {
 		marks PacketMark
 	}{
 		{"of a flow with both FINs acknowledged", closedByClient | closedByBackend},
+		{"of a flow with both FINs", PacketMarkMARK_FIN_CLIENT | PacketMarkMARK_FIN_BACKEND},
 		{"of a flow that the client reset", PacketMarkMARK_RST_CLIENT},
 		{"of a flow that the backend reset", PacketMarkMARK_RST_BACKEND},
 	} {

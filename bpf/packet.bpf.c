@@ -17,9 +17,10 @@
 #include "packet_translate.h"
 #include "packet_icmp.h"
 
-static __always_inline bool ended(const struct flow *f)
+/* May either end have forgotten the connection, as far as it is known here? */
+static __always_inline bool over(const struct flow *f)
 {
-	const __u32 both = MARK_FIN_ACKED_CLIENT | MARK_FIN_ACKED_BACKEND;
+	const __u32 both = MARK_FIN_CLIENT | MARK_FIN_BACKEND;
 
 	return (f->marks & both) == both || f->marks & (MARK_RST_CLIENT | MARK_RST_BACKEND);
 }
@@ -97,8 +98,8 @@ static __always_inline int ingress(struct __sk_buff *skb, __u32 l3)
 		count(state == DONE ? PASSED_DONE : PASSED_ARMED, 1);
 		return TC_ACT_UNSPEC;
 	}
-	if ((p.flags & (TH_SYN | TH_ACK)) == TH_SYN && ended(f)) {
-		/* A new connection on an old tuple. The kernel knows nothing of the old one. */
+	if ((p.flags & (TH_SYN | TH_ACK)) == TH_SYN && over(f)) {
+		/* A new connection on an old tuple: it is to be routed like any other. */
 		if (transit(f, SPLICED, DONE) == SPLICED)
 			emit(id, EVENT_REPLACED, OK, 0);
 		count(PASSED_SYN, 1);

@@ -51,13 +51,15 @@ const (
 )
 
 type PacketFlow struct {
-	_       structs.HostLayout
-	State   PacketState
-	Marks   PacketMark
-	Base    [2]uint32
-	Spliced uint32
-	Closed  uint32
-	Legs    [2]struct {
+	_          structs.HostLayout
+	State      PacketState
+	Marks      PacketMark
+	Base       [2]uint32
+	BackendMss uint32
+	Spliced    uint32
+	Closed     uint32
+	Pad        uint32
+	Legs       [2]struct {
 		_           structs.HostLayout
 		To          PacketTuple
 		SeqDelta    uint32

@@ -63,7 +63,7 @@ func TestEveryLayoutOfOptionsIsTranslated(t *testing.T) {
 			e := load(t)
 			client, backend := legs(family.ends, 0x89abcdef, 0xfffffff0, 0x10203040, 0xf0e0d0c0, 7, 9)
 			for _, layout := range optionLayouts {
-				for _, flags := range []byte{flagACK, flagACK | flagPSH, flagSYN, 0} {
+				for _, flags := range []byte{flagACK, flagACK | flagPSH, flagSYN | flagACK, 0} {
 					t.Run(fmt.Sprintf("%s, flags %#x", layout.name, flags), func(t *testing.T) {
 						e := *e
 						e.t = t

@@ -122,6 +122,9 @@ func (p *Packet) hook(a *attachment, i int) error {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s is not a link of the agent's: %w", pin, err)
 	}
+	if p.noTCX {
+		return p.clsact(a, i, prog)
+	}
 	l, err := link.AttachTCX(link.TCXOptions{Interface: a.index, Program: prog, Attach: hooks[i].tcx})
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return p.clsact(a, i, prog)

@@ -29,10 +29,14 @@ type Packet struct {
 	Devices maps.Devices
 	Counts  maps.PacketCounts
 
+	// Fresh: there was no state at the path before.
+	Fresh bool
+
 	dir    *pinDir
 	links  string // directory of pinned links
 	objs   bpf.PacketObjects
 	events *ringbuf.Reader
+	noTCX  bool // as on kernels before 6.6
 
 	mu       sync.Mutex
 	attached map[int]*attachment // by device index
@@ -70,6 +74,9 @@ func openPacket(path string) (_ *Packet, err error) {
 	}()
 	if err := checkPins(path); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(path, layoutDir)); errors.Is(err, os.ErrNotExist) {
+		p.Fresh = true
 	}
 	pinned, err := dir.sub(layoutDir)
 	if err != nil {

@@ -224,10 +224,12 @@ type Flows struct{ m *ebpf.Map }
 // NewFlows wraps the map; it stays the caller's.
 func NewFlows(m *ebpf.Map) Flows { return Flows{m} }
 
-// Arm adds a flow in state FlowArmed. A number that is taken is ebpf.ErrKeyExist,
+// Arm adds a flow in state FlowArmed: unread bytes are in the client's queue, written
+// will be written to the backend, which takes segments of mss bytes (0: not known). A
+// number that is taken is ebpf.ErrKeyExist,
 // no room is E2BIG.
-func (f Flows) Arm(id FlowID, e Endpoints, unread, written uint32) error {
-	v := bpf.PacketFlow{State: bpf.PacketStateARMED, Base: [2]uint32{unread, written}}
+func (f Flows) Arm(id FlowID, e Endpoints, unread, written, mss uint32) error {
+	v := bpf.PacketFlow{State: bpf.PacketStateARMED, Base: [2]uint32{unread, written}, BackendMss: mss}
 	client, backend := &v.Legs[Client], &v.Legs[Backend]
 	client.To, backend.To = tuple(e.Local, e.Backend), tuple(e.Listener, e.Client)
 	client.AddressCsum, backend.AddressCsum = addressCsum(e.Client, e.Listener, client.To), addressCsum(e.Backend, e.Local, backend.To)

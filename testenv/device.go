@@ -14,31 +14,45 @@ import (
 )
 
 // ErrNoNetem means that the kernel was built without CONFIG_NET_SCH_NETEM, so
-// that delay and reordering are not to be had. Loss and duplicates are.
+// that delay and reordering are to be had on a [Wire] only. Loss and duplicates
+// are to be had anywhere.
 var ErrNoNetem = errors.New("kernel has no netem (CONFIG_NET_SCH_NETEM)")
 
-// Device is one end of a veth link of a [Network].
+// Device is one end of a link of a [Network].
 type Device struct {
 	Namespace  *Namespace
 	Name       string
 	IPv4, IPv6 netip.Addr
 
-	peer *Device
-	loss link.Link // at the peer's ingress, see Impair
+	bits4, bits6 int    // lengths of the link's prefixes
+	lower        string // the device that this one is on top of, if any
+	peer         *Device
+	loss         link.Link // at the peer's ingress, see Impair
+	wire         *Wire     // nil but for the end of one
+	out          Direction // of the wire, from here
 }
 
 // Impairment is what happens to packets that leave a device. The zero value
 // is a clean link. Fractions are 0 to 1.
 //
 // A packet here is what the kernel hands over a veth in one go, up to 64 KB
-// of one flow, so losing one is a burst on a real wire.
+// of one flow, so losing one is a burst on a real wire. On a [Wire] it is a
+// TCP segment, and nothing else is touched: a lost ARP request costs a second.
 type Impairment struct {
 	Loss      float64 // fraction of packets lost
 	Duplicate float64 // fraction delivered twice
 
-	Delay   time.Duration // added to each packet; needs netem
-	Jitter  time.Duration // the delay varies by up to this much; needs netem
-	Reorder float64       // fraction that skips the delay; needs netem and a Delay
+	// Without a wire these need netem.
+	Delay  time.Duration // added to each packet
+	Jitter time.Duration // the delay varies by up to this much
+
+	// Reorder is the fraction that skips the delay, which there must be. On a
+	// wire it is the fraction that 1 to 5 later segments overtake.
+	Reorder float64
+
+	// Seed chooses the sequence of fates on a wire: the nth segment of a
+	// direction after Impair meets the same one each time.
+	Seed uint64
 }
 
 // SetUp puts the device up or takes it down. The peer loses its carrier with
@@ -57,6 +71,10 @@ func (d *Device) Impair(i Impairment) error {
 			return fmt.Errorf("impair %s: fraction %v is not between 0 and 1", d.Name, fraction)
 		}
 	}
+	if d.wire != nil {
+		d.wire.lanes[d.out].impair(i)
+		return nil
+	}
 	if i.Reorder > 0 && i.Delay == 0 {
 		return fmt.Errorf("impair %s: reordering needs a delay to skip", d.Name)
 	}
@@ -67,6 +85,31 @@ func (d *Device) Impair(i Impairment) error {
 		return fmt.Errorf("impair %s of namespace %s: %w", d.Name, d.Namespace.name, err)
 	}
 	return nil
+}
+
+// SetMTU sets the largest IP packet, in bytes, that this end sends; the other
+// end keeps its own. Below 1280 a device has no IPv6.
+func (d *Device) SetMTU(mtu int) error {
+	for _, name := range []string{d.lower, d.Name} {
+		if name == "" {
+			continue
+		}
+		dev, err := d.Namespace.link.LinkByName(name)
+		if err == nil {
+			err = d.Namespace.link.LinkSetMTU(dev, mtu)
+		}
+		if err != nil {
+			return fmt.Errorf("set MTU %d of %s of namespace %s: %w", mtu, name, d.Namespace.name, err)
+		}
+	}
+	return nil
+}
+
+func (d *Device) prefix(address netip.Addr) netip.Prefix {
+	if address.Is4() {
+		return netip.PrefixFrom(address, d.bits4)
+	}
+	return netip.PrefixFrom(address, d.bits6)
 }
 
 func (d *Device) setNetem(i Impairment) error {
@@ -130,5 +173,7 @@ func (d *Device) isUp() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return dev.Attrs().OperState == netlink.OperUp, nil
+	// TUN and TAP devices do not tell.
+	state := dev.Attrs().OperState
+	return state == netlink.OperUp || state == netlink.OperUnknown && d.wire != nil, nil
 }

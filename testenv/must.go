@@ -18,6 +18,7 @@ type TB interface {
 	Cleanup(func())
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
 }
 
 // Privileged fails the test, and says what to do, when the process lacks what
@@ -55,17 +56,28 @@ func MustNamespace(tb TB, name string) *Namespace {
 	return must(NewNamespace(name)).orFail(tb, (*Namespace).Close)
 }
 
-// MustNetwork is [NewNetwork] for the length of a test.
+// MustNetwork is [NewNetwork] for the length of a test. It skips the test when
+// the kernel lacks the kind of link that the options ask for.
 func MustNetwork(tb TB, options NetworkOptions) *Network {
 	tb.Helper()
 	Privileged(tb)
-	return must(NewNetwork(options)).orFail(tb, (*Network).Close)
+	network, err := NewNetwork(options)
+	if errors.Is(err, ErrNoLinkKind) {
+		tb.Skipf("%v", err)
+	}
+	return must(network, err).orFail(tb, (*Network).Close)
 }
 
 // MustBackend is [NewBackend] for the length of a test.
 func MustBackend(tb TB, ns *Namespace, options BackendOptions) *Backend {
 	tb.Helper()
 	return must(NewBackend(ns, options)).orFail(tb, (*Backend).Close)
+}
+
+// MustCapture is [NewCapture] for the length of a test.
+func MustCapture(tb TB, device *Device) *Capture {
+	tb.Helper()
+	return must(NewCapture(device)).orFail(tb, (*Capture).Close)
 }
 
 // MustProcess is [StartProcess] for the length of a test: a child that is

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -26,6 +27,12 @@ type NetworkOptions struct {
 	// namespace only algorithms that the first namespace allows to everyone
 	// can be chosen ("reno" always): see [AllowCongestionControl].
 	CongestionControl string
+
+	ClientLink, BackendLink LinkOptions
+
+	// OneArmed puts all hosts and the gateway into one subnet, the gateway with
+	// one device. The links are those of the hosts then.
+	OneArmed bool
 }
 
 // Network is client hosts, a gateway and backend hosts; the package comment
@@ -38,13 +45,17 @@ type Network struct {
 
 	// IPv4 and IPv6 are the gateway's own addresses, reachable from every host.
 	IPv4, IPv6 netip.Addr
+
+	lan *lan // nil unless one-armed
 }
 
 // Host is one client or backend.
 type Host struct {
 	*Namespace
 	Device *Device // the host's end of its link
-	Uplink *Device // the gateway's end
+	Uplink *Device // the gateway's end, or its one device when it is one-armed
+	Wire   *Wire   // of the host's link, nil without
+	Router *Router // between host and gateway, nil without
 }
 
 // IPv4 returns the host's first IPv4 address.
@@ -57,7 +68,7 @@ func (h *Host) IPv6() netip.Addr { return h.Device.IPv6 }
 // benchmark that opens many short connections from one address spends its time
 // searching for free ports.
 func (h *Host) AddAddress(address netip.Addr) error {
-	return h.addAddress(h.Device.Name, linkPrefix(address))
+	return h.addAddress(h.Device.Name, h.Device.prefix(address))
 }
 
 // NewNetwork builds a network. On an error nothing of it is left.
@@ -67,7 +78,7 @@ func NewNetwork(options NetworkOptions) (*Network, error) {
 		return nil, fmt.Errorf("build network: %d clients and %d backends, at most %d of each", clients, backends, maxHosts)
 	}
 	n := &Network{IPv4: netip.MustParseAddr("10.0.0.1"), IPv6: netip.MustParseAddr("fd00::1")}
-	if err := n.build(clients, backends, options.CongestionControl); err != nil {
+	if err := n.build(clients, backends, options); err != nil {
 		return nil, errors.Join(fmt.Errorf("build network: %w", err), n.Close())
 	}
 	return n, nil
@@ -77,8 +88,11 @@ func NewNetwork(options NetworkOptions) (*Network, error) {
 // second Close does nothing.
 func (n *Network) Close() error {
 	var errs []error
-	for _, host := range append(append([]*Host(nil), n.Clients...), n.Backends...) {
-		errs = append(errs, host.Device.clearLoss(), host.Uplink.clearLoss(), host.Namespace.Close())
+	for _, host := range n.hosts() {
+		errs = append(errs, host.close())
+	}
+	if n.lan != nil {
+		errs = append(errs, n.lan.close())
 	}
 	if n.Gateway != nil {
 		errs = append(errs, n.Gateway.Close())
@@ -86,28 +100,28 @@ func (n *Network) Close() error {
 	return errors.Join(errs...)
 }
 
-func (n *Network) build(clients, backends int, congestion string) error {
+func (n *Network) build(clients, backends int, options NetworkOptions) error {
 	var err error
-	if n.Gateway, err = newNode("gateway", congestion); err != nil {
+	if n.Gateway, err = newRouterNode("gateway", options.CongestionControl); err != nil {
 		return err
-	}
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		if err := n.Gateway.SetSysctl(key, "1"); err != nil {
-			return err
-		}
 	}
 	for _, address := range []netip.Addr{n.IPv4, n.IPv6} {
 		if err := n.Gateway.addAddress("lo", netip.PrefixFrom(address, address.BitLen())); err != nil {
 			return err
 		}
 	}
+	if options.OneArmed {
+		if err := n.addLAN(); err != nil {
+			return err
+		}
+	}
 	for i := range clients {
-		if err := n.addHost(&n.Clients, "client", 1, i, congestion); err != nil {
+		if err := n.addHost(&n.Clients, "client", 1, i, options.ClientLink, options.CongestionControl); err != nil {
 			return err
 		}
 	}
 	for i := range backends {
-		if err := n.addHost(&n.Backends, "backend", 2, i, congestion); err != nil {
+		if err := n.addHost(&n.Backends, "backend", 2, i, options.BackendLink, options.CongestionControl); err != nil {
 			return err
 		}
 	}
@@ -116,35 +130,54 @@ func (n *Network) build(clients, backends int, congestion string) error {
 
 // addHost makes a namespace and its link to the gateway. The host is in the
 // list before it is complete, so that Close finds it.
-func (n *Network) addHost(list *[]*Host, kind string, side, number int, congestion string) error {
+func (n *Network) addHost(list *[]*Host, kind string, side, number int, options LinkOptions, congestion string) error {
 	name := fmt.Sprintf("%s%d", kind, number)
 	ns, err := newNode(name, congestion)
 	if err != nil {
 		return err
 	}
-	host := &Host{Namespace: ns, Device: newDevice(ns, "eth0", side, number, 2), Uplink: newDevice(n.Gateway, name, side, number, 1)}
-	host.Device.peer, host.Uplink.peer = host.Uplink, host.Device
+	host := &Host{Namespace: ns}
 	*list = append(*list, host)
+	switch {
+	case n.lan != nil:
+		err = n.plugIn(host, name, side, number, options)
+	case options.Router:
+		err = n.addRouted(host, name, side, number, options, congestion)
+	default:
+		host.Device, host.Uplink = newDevice(ns, "eth0", side, number, 2), newDevice(n.Gateway, name, side, number, 1)
+		host.Wire, err = join(host.Device, host.Uplink, options)
+	}
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	return host.addRoutes(defaultRoutes, host.gateway())
+}
 
-	attributes := netlink.NewLinkAttrs()
-	attributes.Name = host.Uplink.Name
-	pair := netlink.NewVeth(attributes)
-	pair.PeerName = host.Device.Name
-	pair.PeerNamespace = netlink.NsFd(ns.Fd())
-	if err := n.Gateway.link.LinkAdd(pair); err != nil {
-		return fmt.Errorf("add veth to %s: %w", name, err)
+// hosts are all of them, clients first.
+func (n *Network) hosts() []*Host { return slices.Concat(n.Clients, n.Backends) }
+
+// gateway is the device that the host sends to what is not on its link.
+func (h *Host) gateway() *Device {
+	if h.Router != nil {
+		return h.Router.Far
 	}
-	for _, device := range []*Device{host.Uplink, host.Device} {
-		if err := device.SetUp(true); err != nil {
-			return err
-		}
-		for _, address := range []netip.Addr{device.IPv4, device.IPv6} {
-			if err := device.Namespace.addAddress(device.Name, linkPrefix(address)); err != nil {
-				return err
-			}
+	return h.Uplink
+}
+
+func (h *Host) close() error {
+	var errs []error
+	for _, device := range []*Device{h.Device, h.Uplink} {
+		if device != nil {
+			errs = append(errs, device.clearLoss())
 		}
 	}
-	return host.addDefaultRoutes()
+	if h.Wire != nil {
+		errs = append(errs, h.Wire.Close())
+	}
+	if h.Router != nil {
+		errs = append(errs, h.Router.close())
+	}
+	return errors.Join(append(errs, h.Namespace.Close())...)
 }
 
 // newNode makes a namespace that will hold IPv6 addresses. Duplicate address
@@ -166,20 +199,29 @@ func newNode(name, congestion string) (*Namespace, error) {
 	return ns, nil
 }
 
+// newRouterNode makes a namespace that forwards.
+func newRouterNode(name, congestion string) (*Namespace, error) {
+	ns, err := newNode(name, congestion)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if err := ns.SetSysctl(key, "1"); err != nil {
+			return nil, errors.Join(err, ns.Close())
+		}
+	}
+	return ns, nil
+}
+
 func newDevice(ns *Namespace, name string, side, number int, host byte) *Device {
 	return &Device{
 		Namespace: ns,
 		Name:      name,
 		IPv4:      netip.AddrFrom4([4]byte{10, byte(side), byte(number), host}),
 		IPv6:      netip.MustParseAddr(fmt.Sprintf("fd00:%d:%d::%d", side, number, host)),
+		bits4:     24,
+		bits6:     64,
 	}
-}
-
-func linkPrefix(address netip.Addr) netip.Prefix {
-	if address.Is4() {
-		return netip.PrefixFrom(address, 24)
-	}
-	return netip.PrefixFrom(address, 64)
 }
 
 func (n *Namespace) addAddress(device string, prefix netip.Prefix) error {
@@ -200,10 +242,22 @@ func (n *Namespace) addAddress(device string, prefix netip.Prefix) error {
 	return nil
 }
 
-func (h *Host) addDefaultRoutes() error {
-	for _, via := range []netip.Addr{h.Uplink.IPv4, h.Uplink.IPv6} {
-		if err := h.link.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
-			return fmt.Errorf("add default route of namespace %s via %s: %w", h.name, via, err)
+// defaultRoutes are the destinations of everything.
+var defaultRoutes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// addRoutes sends destinations to a device of another namespace.
+func (n *Namespace) addRoutes(destinations []netip.Prefix, via *Device) error {
+	for _, destination := range destinations {
+		next := via.IPv4
+		if destination.Addr().Is6() {
+			next = via.IPv6
+		}
+		to, err := netlink.ParseIPNet(destination.String())
+		if err == nil {
+			err = n.link.RouteAdd(&netlink.Route{Dst: to, Gw: next.AsSlice()})
+		}
+		if err != nil {
+			return fmt.Errorf("add route to %s via %s in namespace %s: %w", destination, next, n.name, err)
 		}
 	}
 	return nil
@@ -214,8 +268,9 @@ func (h *Host) addDefaultRoutes() error {
 func (n *Network) waitUp() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	for _, host := range append(append([]*Host(nil), n.Clients...), n.Backends...) {
-		for _, device := range []*Device{host.Device, host.Uplink} {
+	for _, host := range n.hosts() {
+		devices := []*Device{host.Device, host.Device.peer, host.Uplink, host.Uplink.peer}
+		for _, device := range devices {
 			if err := Poll(ctx, device.isUp); err != nil {
 				return fmt.Errorf("wait for %s of namespace %s: %w", device.Name, device.Namespace.name, err)
 			}

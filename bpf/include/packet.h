@@ -125,8 +125,10 @@ struct flow {
 	 * From then on: the first of moved.acked.
 	 */
 	__u32 base[2];
-	__u32 spliced; /* time of the flip */
-	__u32 closed;  /* time of the last RST, or of the last FIN's ACK */
+	__u32 backend_mss; /* what the backend takes, from earlier connections; 0: not known */
+	__u32 spliced;     /* time of the flip */
+	__u32 closed;      /* time of the last RST, or of the last FIN's ACK */
+	__u32 pad;
 	struct leg legs[2];
 	struct moved moved[2];
 };

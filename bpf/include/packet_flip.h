@@ -73,6 +73,8 @@ static __noinline enum reason read_end(struct __sk_buff *skb, const struct tuple
 	e->max_window = tp->max_window;
 	e->advmss = tp->advmss;
 	e->peer_mss = tp->rx_opt.mss_clamp;
+	if (tp->rx_opt.user_mss == e->peer_mss)
+		e->peer_mss = 0; /* it may be more, for all that is left of it */
 	e->pmtu = tp->inet_conn.icsk_pmtu_cookie;
 	e->tstamp_ok = BPF_CORE_READ_BITFIELD(tp, rx_opt.tstamp_ok);
 	e->sack_ok = BPF_CORE_READ_BITFIELD(tp, rx_opt.sack_ok) & 1;
@@ -166,9 +168,12 @@ static __always_inline enum reason quiet(struct __sk_buff *skb, struct flow *f, 
 }
 
 /* Can the legs be one connection? Nothing here changes in a connection's life. */
-static __always_inline enum reason parity(struct __sk_buff *skb, const struct packet *p, struct flip *flip)
+static __always_inline enum reason parity(struct __sk_buff *skb, const struct flow *f, const struct packet *p, struct flip *flip)
 {
 	struct end *a = &flip->a, *b = &flip->b;
+
+	if (!b->peer_mss)
+		b->peer_mss = f->backend_mss;
 
 	if (a->tstamp_ok != b->tstamp_ok)
 		return TIMESTAMPS;
@@ -245,7 +250,7 @@ static __noinline bool try_flip(struct __sk_buff *skb, __u64 id, struct flow *f,
 	 */
 	reason = quiet(skb, f, p, &flip);
 	if (!reason)
-		reason = parity(skb, p, &flip);
+		reason = parity(skb, f, p, &flip);
 	if (reason == BACKEND_EARLY && !p->payload && !(p->flags & (TH_FIN | TH_SYN | TH_RST)))
 		return false; /* not all is acknowledged: wait */
 	if (!reason) {

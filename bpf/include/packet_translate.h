@@ -78,7 +78,7 @@ static __always_inline void add32(__u8 *b, __u32 n)
 }
 
 struct options {
-	__u8 bytes[64]; /* 40 are used: more, so that a masked index is always inside */
+	__u8 bytes[104]; /* 40 are used: with a masked index and what is behind it still inside */
 	__u32 len;
 	__u32 at;
 	struct shift shift;
@@ -284,11 +284,23 @@ static __always_inline int translate(struct __sk_buff *skb, struct flow *f, __u3
 
 		sum = csum_change(sum, th->seq, seq);
 		th->seq = seq;
-		if (p->flags & TH_ACK) {
-			__be32 ack = bpf_htonl(p->ack + shift.ack);
+		if (p->flags & TH_ACK || (p->flags & (TH_SYN | TH_RST)) == TH_SYN) {
+			bool syn = !(p->flags & TH_ACK);
+			__be32 ack = bpf_htonl((syn ? (__u32)f->moved[side & 1].acked : p->ack) + shift.ack);
 
 			sum = csum_change(sum, th->ack_seq, ack);
 			th->ack_seq = ack;
+			if (syn) {
+				/*
+				 * One end has forgotten the connection. The other, which
+				 * would answer a SYN with a challenge ACK (RFC 5961,
+				 * section 4), answers an ACK that is out of the window so,
+				 * too; and if it has forgotten it as well, a SYN would make
+				 * a connection that nobody has routed.
+				 */
+				sum = csum_change(sum, bpf_htons(th->flags), bpf_htons(TH_ACK));
+				th->flags = TH_ACK;
+			}
 		}
 		sum = csum_change(sum, (__u32)th->source | (__u32)th->dest << 16, ports);
 		th->source = l->to.sport;

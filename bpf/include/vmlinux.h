@@ -192,7 +192,8 @@ struct tcp_options_received {
 	__u16 sack_ok : 3;
 	__u16 snd_wscale : 4;
 	__u16 rcv_wscale : 4;
-	__u16 mss_clamp; /* the peer's MSS */
+	__u16 user_mss;  /* TCP_MAXSEG */
+	__u16 mss_clamp; /* the peer's MSS, or user_mss if that is less */
 };
 
 struct tcp_sock {

@@ -10,12 +10,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spliceway/spliceway/testenv"
 )
 
 // memory is what a subject holds, in bytes.
 type memory struct{ process, sockets, maps int64 }
+
+// idleBefore is how long flows are idle before they are measured.
+const idleBefore = 10 * time.Second
 
 // idle opens flows, uses each once and reads what they cost the subject.
 func (b *bed) idle(ctx context.Context, flows int) ([]float64, error) {
@@ -40,6 +44,12 @@ func (b *bed) idle(ctx context.Context, flows int) ([]float64, error) {
 	// An engine may give sockets back a moment after a flow is up.
 	if _, err := quiet(ctx, b.idleBusy); err != nil {
 		return nil, err
+	}
+	// What a flow costs while it is idle, not what setting it up did.
+	select {
+	case <-time.After(idleBefore):
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	after, err := readMemory(b.process.Pid())
 	if err != nil {

@@ -30,6 +30,8 @@ const (
 // site is everything that the demo sets up.
 type site struct {
 	dir      string // holds the agent's file
+	bpffs    string // for its engine packet; empty: it has none
+	unmount  func() error
 	network  *testenv.Network
 	ca       *testenv.CA
 	services []*service
@@ -69,6 +71,8 @@ func (s *site) open(ctx context.Context, executable string) (err error) {
 	if s.dir, err = os.MkdirTemp("", "spliceway-demo-"); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
+	// A host whose kernel has none has the demo without it.
+	s.bpffs, s.unmount, _ = testenv.MountBPFFS()
 	if s.network, err = testenv.NewNetwork(testenv.NetworkOptions{Backends: len(plan)}); err != nil {
 		return err
 	}
@@ -133,6 +137,11 @@ func (s *site) config() string {
 			fmt.Fprintf(&b, "fallback: {unknownName: %s}\n", service.Name)
 		}
 	}
+	if s.bpffs != "" {
+		fmt.Fprintf(&b, "bpffs: %s\n", filepath.Join(s.bpffs, "state"))
+	} else {
+		fmt.Fprintf(&b, "engine: splice\n")
+	}
 	fmt.Fprintf(&b, "timeouts: {hello: %s}\nadmin: {address: \"off\"}\n", helloTimeout)
 	return b.String()
 }
@@ -156,6 +165,9 @@ func (s *site) close() error {
 	}
 	if s.network != nil {
 		errs = append(errs, s.network.Close())
+	}
+	if s.unmount != nil {
+		errs = append(errs, s.unmount())
 	}
 	if s.dir != "" {
 		errs = append(errs, os.RemoveAll(s.dir))

@@ -94,13 +94,21 @@ func launch(t *testing.T, n *testenv.Network, config string) *run {
 // others do.
 var engine = cmp.Or(os.Getenv("SPLICEWAY_TEST_ENGINE"), "splice")
 
+// ofSplice skips what the engine splice alone can show.
+func ofSplice(t *testing.T, why string) {
+	t.Helper()
+	if engine != "splice" {
+		t.Skip(why)
+	}
+}
+
 // write replaces the configuration file as an editor does.
 func (r *run) write(config string) {
 	r.t.Helper()
-	if !strings.Contains(config, "\nengine: ") {
+	if !strings.Contains(config, "\nengine: ") && strings.Contains(config, "url:") {
 		config += "\nengine: " + engine + "\n"
 	}
-	if !strings.Contains(config, "\nbpffs: ") && !strings.Contains(config, "\nengine: splice\n") {
+	if !strings.Contains(config, "\nbpffs: ") && strings.Contains(config, "\nengine: ") && !strings.Contains(config, "\nengine: splice\n") {
 		if r.bpffs == "" {
 			r.bpffs = filepath.Join(testenv.MustBPFFS(r.t), "state")
 		}

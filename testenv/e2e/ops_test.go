@@ -213,6 +213,7 @@ func opsListen(t *testing.T, n *testenv.Network, host int) *net.TCPListener {
 }
 
 func TestStopDrains(t *testing.T) {
+	ofSplice(t, "flows of engine packet go on without the agent")
 	n := opsNetwork(t, testenv.NetworkOptions{})
 	l := opsListen(t, n, 0)
 	config := "endpoints:\n" + opsEndpoint("a", opsURL(opsTarget(n, 0)))

@@ -71,7 +71,9 @@ func TestTransfer(t *testing.T) {
 	r.expectMetric(`connections_total{outcome="routed"}`, all)
 	var eof float64
 	for _, by := range []string{"client", "upstream"} {
-		eof += r.metric(fmt.Sprintf(`endpoint_connections_total{closed_by=%q,end="eof",endpoint="a",engine="splice",outcome="routed"}`, by))
+		for _, engine := range []string{"packet", "splice"} {
+			eof += r.metric(fmt.Sprintf(`endpoint_connections_total{closed_by=%q,end="eof",endpoint="a",engine=%q,outcome="routed"}`, by, engine))
+		}
 	}
 	if eof != all {
 		t.Errorf("%v of %d flows ended with a FIN from both sides", eof, all)

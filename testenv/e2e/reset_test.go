@@ -72,6 +72,7 @@ func TestReset(t *testing.T) {
 			}
 		})
 		t.Run("by the "+by+" arrives behind more bytes than the reader has room for", func(t *testing.T) {
+			ofSplice(t, "nothing waits in the agent")
 			r := all.in(t)
 			f, from, to := open(r)
 			client := f.Client.LocalAddr()

@@ -147,6 +147,7 @@ func Run(ctx context.Context, opts Options) error {
 	defer a.watch.close()
 
 	change.apply()
+	a.engines.undo = nil // there will be flows
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
 	a.state.Store(nil)
 	if a.engines.packet != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/proxy"
 	"github.com/spliceway/spliceway/userspace/route"
+	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
 	"github.com/spliceway/spliceway/userspace/upstream"
 )
@@ -64,7 +65,7 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		engine, why := a.engine(cfg, e)
 		gen.pools[e.Name] = p
 		s.Endpoints[i] = &proxy.Endpoint{
-			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why.String(), Active: p.active,
+			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why, MatchSegments: engine != splice.Engine(a.engines.splice), Active: p.active,
 			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
 			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
 			MaxConnections: e.Limits.MaxConnections,

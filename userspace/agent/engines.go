@@ -19,6 +19,7 @@ type engines struct {
 	splice *splice.Splicer
 	packet *packet.Engine // nil: none
 	tried  bool           // packet was asked for before
+	undo   func()         // takes back what packet changed on the host, while it has no flow
 }
 
 // wantsPacket tells whether any endpoint may have engine packet.
@@ -70,6 +71,11 @@ func (a *agent) openPacket(cfg *config.Config) error {
 	}
 	a.metrics.CountPackets(kernel.Counts.Read)
 	a.engines.packet, a.engines.tried = e, true
+	if kernel.Fresh {
+		a.engines.undo = func() {
+			_ = errors.Join(loader.UnloadPacket(cfg.BPFFS), loader.ReleasePorts(cfg.FirstPort, cfg.LastPort))
+		}
+	}
 	return nil
 }
 
@@ -111,6 +117,9 @@ func (e *engines) abort(end telemetry.End) { e.splice.Abort(end) }
 func (e *engines) close() {
 	if e.packet != nil {
 		_ = e.packet.Close()
+		if e.undo != nil {
+			e.undo()
+		}
 	}
 	_ = e.splice.Close()
 }

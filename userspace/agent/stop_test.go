@@ -30,6 +30,7 @@ func TestRunGivesBackWhatItTook(t *testing.T) {
 	at := freePlace(t)
 	file := filepath.Join(t.TempDir(), "f.yaml")
 	content := fmt.Sprintf(`
+engine: splice
 listen: [127.0.0.1]
 admin: {address: "off"}
 endpoints:

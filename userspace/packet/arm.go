@@ -26,7 +26,7 @@ const flipPatience = time.Second
 // pending is a flow that is armed. Its sockets are whoever's takes it out of
 // Engine.pending.
 type pending struct {
-	mu    sync.Mutex // held while the hello is written
+	mu    sync.Mutex // held until the hello is written
 	id    maps.FlowID
 	flow  splice.Flow
 	where maps.Endpoints
@@ -83,11 +83,13 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 		id: maps.FlowID(e.next.Add(1)), flow: fl, hello: n, since: time.Now(),
 		where: maps.Endpoints{Client: c.Remote, Listener: c.Local, Backend: u.Remote, Local: u.Local},
 	}
+	// From the moment that the programs know the flow they may decide about it, and
+	// settle act on that: it has to wait until the hello is out.
+	p.mu.Lock()
 	if why := e.enter(p, first+n); why != telemetry.FallbackNone {
+		p.mu.Unlock()
 		return why
 	}
-	// The answer may be here before Send is back: settle waits for the lock.
-	p.mu.Lock()
 	sent, err := u.Send(buffer[:first+n])
 	p.mu.Unlock()
 	if sent == first+n {
@@ -127,7 +129,7 @@ func (e *Engine) enter(p *pending, written int) telemetry.Fallback {
 	e.late.push(p)
 	err := e.kernel.Records.Put(p.id, memo)
 	if err == nil {
-		err = e.kernel.Flows.Arm(p.id, p.where, uint32(p.hello), uint32(written))
+		err = e.kernel.Flows.Arm(p.id, p.where, uint32(p.hello), uint32(written), uint32(e.segments.of(p.where.Backend).peer))
 	}
 	var holder maps.FlowID
 	for range 2 {
@@ -197,10 +199,8 @@ func (e *Engine) settle(id maps.FlowID, why telemetry.Fallback) {
 		return
 	}
 	delete(e.pending, id)
-	var s *spliced
 	if why == telemetry.FallbackNone {
-		s = newSpliced(p)
-		e.spliced[id] = s
+		e.spliced[id] = newSpliced(p)
 	}
 	e.mu.Unlock()
 	p.mu.Lock()
@@ -208,7 +208,7 @@ func (e *Engine) settle(id maps.FlowID, why telemetry.Fallback) {
 	if why == telemetry.FallbackNone {
 		p.flow.Client.Vanish()
 		p.flow.Upstream.Vanish()
-		if m := s.moved[splice.In]; m != nil {
+		if m := p.flow.Moved[splice.In]; m != nil {
 			m.Add(int64(p.hello))
 		}
 		return

@@ -44,6 +44,7 @@ type Engine struct {
 	metrics  *telemetry.Metrics
 	logger   *slog.Logger
 	ports    ports
+	segments segments
 	resets   resetSender
 
 	next    atomic.Uint64 // flow numbers
@@ -194,13 +195,13 @@ func (e *Engine) device(to, from netip.Addr) telemetry.Fallback {
 // fallbackOf is the word for a program's reason.
 func fallbackOf(r maps.FlowReason) telemetry.Fallback {
 	switch r {
-	case maps.FlowClientSpoke:
+	case maps.FlowClientSpoke, maps.FlowClientQueue:
 		return telemetry.FallbackClientSpoke
 	case maps.FlowBackendEarly:
 		return telemetry.FallbackBackendSpoke
 	case maps.FlowClosing, maps.FlowNoSocket:
 		return telemetry.FallbackClosing
-	case maps.FlowClientQueue, maps.FlowInFlight, maps.FlowBackendQueue:
+	case maps.FlowInFlight, maps.FlowBackendQueue:
 		return telemetry.FallbackInFlight
 	case maps.FlowTimestamps:
 		return telemetry.FallbackTimestamps

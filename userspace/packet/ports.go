@@ -3,17 +3,12 @@
 package packet
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/spliceway/spliceway/maps"
-	"github.com/spliceway/spliceway/userspace/sock"
 )
 
 // PortRange is source ports that nobody but the agent takes, both ends included. The
@@ -24,47 +19,79 @@ type PortRange struct{ First, Last uint16 }
 // keep the kernel from giving its port to somebody else: therefore the range, and
 // this.
 type ports struct {
-	mu   sync.Mutex
-	all  PortRange
-	used map[portUse]struct{}
-	next map[netip.AddrPort]uint16 // by destination: the ports go round
+	mu  sync.Mutex
+	all PortRange
+	to  map[netip.AddrPort]*portUse // by destination
 }
 
+// portUse is the ports of one destination.
 type portUse struct {
-	backend netip.AddrPort
-	port    uint16
+	used  []uint64 // a bit for each port of the range
+	flows int
+	next  uint16 // the ports go round
 }
 
-// destinationsKept bounds next.
+// destinationsKept bounds those that have no flow.
 const destinationsKept = 4096
 
 func (p *ports) set(r PortRange) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all = r
-	if p.used == nil {
-		p.used, p.next = make(map[portUse]struct{}), make(map[netip.AddrPort]uint16)
-	}
+	p.to = make(map[netip.AddrPort]*portUse)
 }
 
 func (p *ports) has(port uint16) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.inRange(port)
+}
+
+func (p *ports) inRange(port uint16) bool {
 	return p.all.First != 0 && port >= p.all.First && port <= p.all.Last
+}
+
+func (p *ports) size() int { return int(p.all.Last) - int(p.all.First) + 1 }
+
+// destination is what is known of one, made if there is nothing yet.
+func (p *ports) destination(to netip.AddrPort) *portUse {
+	u := p.to[to]
+	if u == nil {
+		if len(p.to) >= destinationsKept {
+			for at, u := range p.to {
+				if u.flows == 0 {
+					delete(p.to, at)
+				}
+			}
+		}
+		u = &portUse{used: make([]uint64, (p.size()+63)/64), next: p.all.First + uint16(rand.N(p.size()))}
+		p.to[to] = u
+	}
+	return u
 }
 
 func (p *ports) use(e maps.Endpoints) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.used != nil {
-		p.used[portUse{e.Backend, e.Local.Port()}] = struct{}{}
+	if p.inRange(e.Local.Port()) {
+		u, i := p.destination(e.Backend), e.Local.Port()-p.all.First
+		if u.used[i/64]&(1<<(i%64)) == 0 {
+			u.used[i/64] |= 1 << (i % 64)
+			u.flows++
+		}
 	}
 }
 
 func (p *ports) free(e maps.Endpoints) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.used, portUse{e.Backend, e.Local.Port()})
+	if u := p.to[e.Backend]; u != nil && p.inRange(e.Local.Port()) {
+		i := e.Local.Port() - p.all.First
+		if u.used[i/64]&(1<<(i%64)) != 0 {
+			u.used[i/64] &^= 1 << (i % 64)
+			u.flows--
+		}
+	}
 }
 
 // pick returns the port to a destination that was longest not in use, or 0.
@@ -74,54 +101,17 @@ func (p *ports) pick(to netip.AddrPort) uint16 {
 	if p.all.First == 0 {
 		return 0
 	}
-	n := uint32(p.all.Last-p.all.First) + 1
-	at, known := p.next[to]
-	if !known {
-		if len(p.next) >= destinationsKept {
-			clear(p.next)
+	u := p.destination(to)
+	for range p.size() {
+		i := u.next - p.all.First
+		if u.next++; !p.inRange(u.next) {
+			u.next = p.all.First
 		}
-		at = p.all.First + uint16(rand.N(n))
-	}
-	for range n {
-		port := at
-		if at++; at > p.all.Last || at < p.all.First {
-			at = p.all.First
-		}
-		if _, taken := p.used[portUse{to, port}]; !taken {
-			p.next[to] = at
-			return port
+		if u.used[i/64]&(1<<(i%64)) == 0 {
+			return p.all.First + i
 		}
 	}
 	return 0
-}
-
-// Dialer dials from the agent's source ports. It is upstream.Dialer.
-type Dialer struct {
-	engine *Engine
-	poller *sock.Poller
-}
-
-// Dialer returns a dialer that waits in poller, for connections that this engine may
-// get.
-func (e *Engine) Dialer(poller *sock.Poller) *Dialer { return &Dialer{e, poller} }
-
-// portTries is how many ports are tried that the kernel says are in use.
-const portTries = 4
-
-// Dial connects from a port of the range, or from any if none is free.
-func (d *Dialer) Dial(ctx context.Context, remote netip.AddrPort) (*sock.Conn, error) {
-	for range portTries {
-		port := d.engine.ports.pick(remote)
-		if port == 0 {
-			break
-		}
-		c, err := d.poller.DialFrom(ctx, port, remote)
-		if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) {
-			continue
-		}
-		return c, err
-	}
-	return d.poller.Dial(ctx, remote)
 }
 
 // UsePorts sets the range, which must be the agent's alone: see loader.ReservePorts.

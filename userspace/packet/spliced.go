@@ -4,6 +4,7 @@ package packet
 
 import (
 	"errors"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -12,28 +13,24 @@ import (
 	"github.com/spliceway/spliceway/userspace/telemetry"
 )
 
-// spliced is a flow that the kernel moves: little more than what its end must be told
-// to. What its log line needs is in the kernel, too, where the next agent finds it.
+// spliced is a flow that the kernel moves: little more than whom its end must be told
+// to, as there may be very many. What its log line needs is in the kernel, where the
+// next agent finds it, too. Fields are guarded by Engine.mu once it is in
+// Engine.spliced.
 type spliced struct {
 	id              maps.FlowID
-	where           maps.Endpoints
 	idle, halfClose time.Duration
-	hello           int
-	done            func(*telemetry.Record, splice.Result)
+	hello           uint32
+	finished        bool          // its end was told
+	gone            time.Duration // of CLOCK_MONOTONIC: when the tuples were taken out; 0: they are in
+	counted         [2]uint64     // of moved
 	moved           [2]*atomic.Int64
-
-	// Owned by the sweep.
-	counted [2]uint64 // of moved
-	gone    time.Time // when the tuples were taken out; zero: they are in
-
-	// finished: its end was told. Guarded by Engine.mu.
-	finished bool
-	finishAt time.Time
+	done            func(*telemetry.Record, splice.Result)
 }
 
 func newSpliced(p *pending) *spliced {
 	fl := &p.flow
-	return &spliced{id: p.id, where: p.where, idle: fl.Idle, halfClose: fl.HalfClose, hello: p.hello, done: fl.Done, moved: fl.Moved}
+	return &spliced{id: p.id, idle: fl.Idle, halfClose: fl.HalfClose, hello: uint32(p.hello), done: fl.Done, moved: fl.Moved}
 }
 
 const (
@@ -56,6 +53,7 @@ const (
 // are idle, which can be forgotten.
 func (e *Engine) sweep() {
 	rest := sweepInterval
+	var calm calm
 	for {
 		select {
 		case <-e.stop:
@@ -67,7 +65,29 @@ func (e *Engine) sweep() {
 		for id, f := range e.kernel.Flows.All() {
 			e.check(id, &f)
 		}
+		calm.look(e.next.Load())
 		rest = max(sweepInterval/4, min(sweepShare*time.Since(start), time.Minute))
+	}
+}
+
+// calm gives the memory that a burst of connections took back to the host, once it is
+// over: what is left of a flow in the agent is small, what setting it up takes is not.
+type calm struct {
+	flows uint64 // the last number given
+	since time.Time
+}
+
+// calmAfter is how long no flow must have come.
+const calmAfter = 2 * time.Second
+
+func (c *calm) look(flows uint64) {
+	now := time.Now()
+	switch {
+	case flows != c.flows:
+		c.flows, c.since = flows, now
+	case !c.since.IsZero() && now.Sub(c.since) > calmAfter:
+		c.since = time.Time{}
+		debug.FreeOSMemory()
 	}
 }
 
@@ -97,7 +117,7 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 	switch {
 	case f.State == maps.FlowDone:
 		e.finish(s, f, endOf(f))
-		e.remove(s)
+		e.remove(s, f)
 	case f.RST != [2]bool{}:
 		// Whoever got it and did not believe it goes on as if nothing had been
 		// (RFC 5961): that shows by packets that come later.
@@ -107,12 +127,12 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 		}
 		if now-f.Closed > doubt {
 			e.finish(s, f, endOf(f))
-			e.remove(s)
+			e.remove(s, f)
 		}
 	case f.Ended():
 		e.finish(s, f, endOf(f))
 		if now-f.Closed > linger {
-			e.remove(s)
+			e.remove(s, f)
 		}
 	default:
 		e.timeouts(s, f, now)
@@ -121,17 +141,16 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 
 // count adds what has moved since the last time.
 func (e *Engine) count(s *spliced, f *maps.Flow) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for direction, to := range [2]maps.Side{splice.In: maps.Backend, splice.Out: maps.Client} {
-		e.mu.Lock()
-		more := f.Delivered[to] - s.counted[direction]
-		if f.Delivered[to] < s.counted[direction] {
-			more = 0
+		if f.Delivered[to] <= s.counted[direction] {
+			continue
 		}
-		s.counted[direction] += more
-		e.mu.Unlock()
-		if m := s.moved[direction]; m != nil && more > 0 {
-			m.Add(int64(more))
+		if m := s.moved[direction]; m != nil {
+			m.Add(int64(f.Delivered[to] - s.counted[direction]))
 		}
+		s.counted[direction] = f.Delivered[to]
 	}
 }
 
@@ -163,14 +182,16 @@ func endOf(f *maps.Flow) splice.Result {
 
 // finish tells the flow's end, once.
 func (e *Engine) finish(s *spliced, f *maps.Flow, r splice.Result) {
+	e.count(s, f)
 	e.mu.Lock()
 	if s.finished {
 		e.mu.Unlock()
 		return
 	}
 	s.finished = true
+	done := s.done
+	s.done, s.moved = nil, [2]*atomic.Int64{}
 	e.mu.Unlock()
-	e.count(s, f)
 	r.Bytes = [2]int64{splice.In: int64(f.Delivered[maps.Backend]) + int64(s.hello), splice.Out: int64(f.Delivered[maps.Client])}
 	record := new(telemetry.Record)
 	if b, err := e.kernel.Records.Get(s.id); err == nil {
@@ -178,8 +199,6 @@ func (e *Engine) finish(s *spliced, f *maps.Flow, r splice.Result) {
 			record = m.record
 		}
 	}
-	done := s.done
-	s.done, s.moved = nil, [2]*atomic.Int64{}
 	if done != nil {
 		e.completed.Go(func() { done(record, r) })
 	}
@@ -187,20 +206,21 @@ func (e *Engine) finish(s *spliced, f *maps.Flow, r splice.Result) {
 
 // remove takes a finished flow out of the kernel: the tuples now, the rest when no
 // program can have it any more.
-func (e *Engine) remove(s *spliced) {
+func (e *Engine) remove(s *spliced, f *maps.Flow) {
+	now := maps.Monotonic()
 	e.mu.Lock()
-	first := s.gone.IsZero()
+	first := s.gone == 0
 	if first {
-		s.gone = time.Now()
+		s.gone = now
 	}
-	over := time.Since(s.gone) > quarantine
+	over := now-s.gone > quarantine
 	if over {
 		delete(e.spliced, s.id)
 	}
 	e.mu.Unlock()
 	if first {
-		_ = e.kernel.Tuples.Delete(s.id, s.where)
-		e.ports.free(s.where)
+		_ = e.kernel.Tuples.Delete(s.id, f.Endpoints)
+		e.ports.free(f.Endpoints)
 	}
 	if over {
 		e.forget(s.id)
@@ -234,7 +254,7 @@ func (e *Engine) kill(s *spliced, end telemetry.End) {
 		e.complain.about(e.logger, "cannot send a reset", err)
 	}
 	e.finish(s, &f, splice.Result{End: end, ClosedBy: telemetry.SideAgent})
-	e.remove(s)
+	e.remove(s, &f)
 }
 
 // Kill ends a flow by its number; false: there is none.
@@ -266,7 +286,7 @@ func (e *Engine) evict(id maps.FlowID) bool {
 		return false
 	}
 	e.finish(s, &f, endOf(&f))
-	e.remove(s)
+	e.remove(s, &f)
 	return true
 }
 
@@ -293,7 +313,7 @@ func (e *Engine) Adopt(revive func(*telemetry.Record) (done func(*telemetry.Reco
 			e.forget(id)
 			continue
 		}
-		s := &spliced{id: id, where: f.Endpoints, idle: m.idle, halfClose: m.halfClose, hello: m.hello}
+		s := &spliced{id: id, idle: m.idle, halfClose: m.halfClose, hello: uint32(m.hello)}
 		s.done, s.moved = revive(m.record)
 		// What it moved before is in no counter of this process.
 		s.counted = [2]uint64{splice.In: f.Delivered[maps.Backend], splice.Out: f.Delivered[maps.Client]}

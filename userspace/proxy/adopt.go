@@ -18,7 +18,7 @@ func (s *Server) Adopt(rec *telemetry.Record) (done func(*telemetry.Record, spli
 	for _, e := range snap.Endpoints {
 		if e.Name == rec.Endpoint {
 			h.endpoint = e
-			h.dialed = e.Pool.Adopt(rec.UpstreamHost, rec.Upstream)
+			h.lease = e.Pool.Adopt(rec.UpstreamHost, rec.Upstream)
 		}
 	}
 	if h.endpoint == nil {

@@ -21,9 +21,10 @@ import (
 
 // conn is one client connection from accept to its log line.
 type conn struct {
-	snap   *Snapshot
-	client *sock.Conn
-	rec    *telemetry.Record
+	snap     *Snapshot
+	client   *sock.Conn
+	upstream *sock.Conn
+	rec      *telemetry.Record
 	// from and to are the ends as the client sees them: the sockets', or the
 	// PROXY header's.
 	from, to netip.AddrPort
@@ -38,7 +39,7 @@ type held struct {
 	s        *Server
 	limited  netip.Addr // counted in s.perClient, if valid
 	endpoint *Endpoint
-	dialed   *upstream.Dialed
+	lease    *upstream.Lease
 }
 
 // serve is the life of a connection, top to bottom: each step either goes on or
@@ -136,7 +137,13 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 // dial connects to one of the endpoint's targets.
 func (c *conn) dial() telemetry.Outcome {
 	start := time.Now()
-	d, err := c.endpoint.Pool.Connect(c.s.ctx, c.from.Addr())
+	ctx := c.s.ctx
+	if c.endpoint.MatchSegments {
+		if n := c.client.MaxSegment(); n > 0 {
+			ctx = sock.WithMaxSegment(ctx, n)
+		}
+	}
+	d, err := c.endpoint.Pool.Connect(ctx, c.from.Addr())
 	c.rec.Dial = time.Since(start)
 	if err != nil {
 		c.rec.Reason = err.Error()
@@ -148,7 +155,7 @@ func (c *conn) dial() telemetry.Outcome {
 		}
 		return telemetry.OutcomeDialFailed
 	}
-	c.dialed = d
+	c.lease, c.upstream = d.Lease, d.Conn
 	c.rec.Upstream, c.rec.UpstreamHost, c.rec.Attempts = d.Addr, d.Target, d.Attempts
 	c.s.metrics.ObserveDial(c.rec.Dial)
 	return telemetry.OutcomeRouted
@@ -157,17 +164,17 @@ func (c *conn) dial() telemetry.Outcome {
 // splice gives both connections to the engine, which calls back at the end.
 func (c *conn) splice(h *clienthello.Hello) {
 	e := c.endpoint
-	c.rec.EngineReason = e.EngineReason
+	c.rec.EngineReason = e.EngineReason.String()
+	c.s.metrics.FellBack(e.EngineReason)
 	rest := c.held
 	f := splice.Flow{
-		Client: c.client, Upstream: c.dialed.Conn,
+		Client: c.client, Upstream: c.upstream,
 		Preface: proxyHeader(e.ProxyHeader, c.from, c.to, h, c.rec.ID),
 		Idle:    e.Idle, HalfClose: e.HalfClose,
 		Moved:  e.Metrics.Moved(),
 		Record: c.rec,
 		Done:   rest.ended,
 	}
-	rest.dialed.Conn = nil
 	// A flow outlives reloads: it must not keep the route table of its time.
 	c.snap = nil
 	e.Engine.Start(f)
@@ -218,8 +225,8 @@ func (h *held) end(rec *telemetry.Record, outcome telemetry.Outcome) {
 
 // release gives back what is counted.
 func (h *held) release() {
-	if h.dialed != nil {
-		h.dialed.Release()
+	if h.lease != nil {
+		h.lease.Release()
 	}
 	if h.endpoint != nil {
 		h.endpoint.Active.Add(-1)

@@ -43,8 +43,11 @@ type Endpoint struct {
 	Name   string
 	Pool   *upstream.Pool
 	Engine splice.Engine
-	// EngineReason says why Engine is not a faster one; for the log line.
-	EngineReason    string
+	// EngineReason says why Engine is not a faster one.
+	EngineReason telemetry.Fallback
+	// MatchSegments has the upstream send segments that the client takes: Engine
+	// passes them on whole.
+	MatchSegments   bool
 	ProxyHeader     ProxyVersion
 	Idle, HalfClose time.Duration
 	// MaxConnections bounds Active; 0: no bound.

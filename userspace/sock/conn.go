@@ -116,6 +116,34 @@ func (c *Conn) Write(ctx context.Context, b []byte) error {
 	return nil
 }
 
+// MaxSegment is the largest segment that the peer, and the way to it, takes, in bytes,
+// TCP options included; 0 if the kernel does not tell.
+func (c *Conn) MaxSegment() int {
+	info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	// tcpi_snd_mss has no room for the timestamps, which are in every segment.
+	const timestamps = 12
+	n := int(info.Snd_mss)
+	if info.Options&tcpiOptTimestamps != 0 {
+		n += timestamps
+	}
+	return n
+}
+
+// OwnSegment is the largest segment that the peer was told to send (its MSS option), in
+// bytes; 0 if the kernel does not tell.
+func (c *Conn) OwnSegment() int {
+	info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return int(info.Advmss)
+}
+
+const tcpiOptTimestamps = 1 // include/uapi/linux/tcp.h
+
 // Send is one send(2): it returns how much was taken, and EAGAIN if nothing was.
 func (c *Conn) Send(b []byte) (int, error) { return Send(c.fd, b, 0) }
 

@@ -12,6 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+type maxSegmentKey struct{}
+
+// WithMaxSegment has connections that are dialled with the context announce an MSS of
+// at most n bytes (RFC 9293, section 3.7.1), TCP options included.
+func WithMaxSegment(ctx context.Context, n int) context.Context {
+	return context.WithValue(ctx, maxSegmentKey{}, n)
+}
+
+// MaxSegmentOf is what WithMaxSegment gave a context, 0 for nothing.
+func MaxSegmentOf(ctx context.Context) int {
+	n, _ := ctx.Value(maxSegmentKey{}).(int)
+	return n
+}
+
+// maxSegment bounds TCP_MAXSEG (do_tcp_setsockopt: MAX_TCP_WINDOW). What is larger is
+// the loopback device's, and needs no bound.
+const maxSegment = 32767
+
 // Dial connects to remote, until ctx ends. The error wraps the errno of the
 // failed connect (ECONNREFUSED, EHOSTUNREACH, ...) or the context's cause.
 func (p *Poller) Dial(ctx context.Context, remote netip.AddrPort) (*Conn, error) {
@@ -56,6 +74,9 @@ func bindPort(fd, domain int, port uint16) error {
 
 func (c *Conn) connect(ctx context.Context, sa unix.Sockaddr) error {
 	setConnOptions(c.fd)
+	if n := MaxSegmentOf(ctx); n > 0 && n <= maxSegment {
+		_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, n) // too small for the kernel: as it likes
+	}
 	err := unix.Connect(c.fd, sa)
 	// On one host the handshake is over by the time that connect returns, but
 	// connect cannot say so yet: asking once more is cheaper than a wait.

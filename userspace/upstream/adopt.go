@@ -5,10 +5,10 @@ package upstream
 import "net/netip"
 
 // Adopt counts in a connection that another process made to an address of a target,
-// named host:port as configured. The caller releases it. It has no Conn. A target or
-// address that the pool does not have is not counted.
-func (p *Pool) Adopt(target string, addr netip.AddrPort) *Dialed {
-	d := &Dialed{Target: target, Addr: addr, p: p}
+// named host:port as configured. The caller releases it. A target or address that the
+// pool does not have is not counted.
+func (p *Pool) Adopt(target string, addr netip.AddrPort) *Lease {
+	l := &Lease{p: p}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.targets {
@@ -20,10 +20,10 @@ func (p *Pool) Adopt(target string, addr netip.AddrPort) *Dialed {
 			if a.addr == addr {
 				a.active++
 				t.active++
-				d.a = a
-				return d
+				l.a = a
+				return l
 			}
 		}
 	}
-	return d
+	return l
 }

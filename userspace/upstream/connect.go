@@ -19,20 +19,24 @@ type Dialed struct {
 	Addr   netip.AddrPort
 	// Attempts is how many addresses and lookups it took, this one included.
 	Attempts int
+	*Lease
+}
 
+// Lease is a connection's place in the counts of its target.
+type Lease struct {
 	p *Pool
 	a *address // nil once released
 }
 
 // Release says that the connection is over, for the count of connections per
 // target; it does not close it. Releasing twice does nothing.
-func (d *Dialed) Release() {
-	d.p.mu.Lock()
-	defer d.p.mu.Unlock()
-	if d.a != nil {
-		d.a.active--
-		d.a.target.active--
-		d.a = nil
+func (l *Lease) Release() {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.a != nil {
+		l.a.active--
+		l.a.target.active--
+		l.a = nil
 	}
 }
 
@@ -81,7 +85,7 @@ func (p *Pool) dialed(conn *sock.Conn, a *address, attempts int) *Dialed {
 	p.mu.Lock()
 	a.active++
 	p.mu.Unlock()
-	return &Dialed{Conn: conn, Target: a.target.name, Addr: a.addr, Attempts: attempts, p: p, a: a}
+	return &Dialed{Conn: conn, Target: a.target.name, Addr: a.addr, Attempts: attempts, Lease: &Lease{p, a}}
 }
 
 // dialEither dials one address, or races two. Failures go to tries.
