@@ -213,9 +213,7 @@ func TestFlipIsDeclined(t *testing.T) {
 			})
 		}, reason: PacketReasonCLIENT_QUEUE},
 		{name: "client queue: part of it was read", prepare: func(g *gateway) {
-			if _, err := unix.Read(g.a, make([]byte, 1)); err != nil {
-				g.t.Fatal(err)
-			}
+			g.read(g.a)
 		}, reason: PacketReasonCLIENT_QUEUE},
 		{name: "in flight to the client", prepare: func(g *gateway) {
 			mute(g.t.(*testing.T), g.ns)
@@ -230,9 +228,7 @@ func TestFlipIsDeclined(t *testing.T) {
 		}, change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: what it sent has been read", prepare: func(g *gateway) {
 			g.write(g.backend, "!")
-			if _, err := unix.Read(g.b, make([]byte, 1)); err != nil {
-				g.t.Fatal(err)
-			}
+			g.read(g.b)
 		}, change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: a packet is missing", change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: an old packet", change: func(s *segment) { s.seq-- }, reason: PacketReasonBACKEND_QUEUE},
@@ -326,6 +322,14 @@ func (g *gateway) base(unread, written int) {
 	f := g.flow()
 	f.Base = [2]uint32{uint32(unread), uint32(written)}
 	g.put(f, g.ends)
+}
+
+// read takes a byte out of a socket's queue.
+func (g *gateway) read(fd int) {
+	g.t.Helper()
+	if n, err := descriptor(fd).Read(make([]byte, 1)); n != 1 || err != nil {
+		g.t.Fatalf("read a byte: got %d: %v", n, err)
+	}
 }
 
 func (g *gateway) shutdown(fd int) {

@@ -238,3 +238,15 @@ func TestErrorAboutTheTupleOfAnotherFlowPasses(t *testing.T) {
 		s.wantCounted()
 	}
 }
+
+// A link may pad a packet: what is behind its end is no quote.
+func TestQuoteBehindTheEndPasses(t *testing.T) {
+	for _, family := range families {
+		s := splice(t, family.ends)
+		err := about(routers[family.name], s.sentTo(PacketSideBACKEND), 3, 0, 0, least[family.name])
+		padding := err.quote[len(err.quote)-1:]
+		err.quote = err.quote[:len(err.quote)-1]
+		s.wantPassed(s.PacketIngress, append(err.frame(), padding...))
+		s.wantCounted()
+	}
+}
