@@ -5,6 +5,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -29,6 +30,18 @@ func (g *gateway) clock(fd int) uint32 {
 	return uint32(n)
 }
 
+// fourScales gives each of the four sockets windows of a scale of its own.
+var fourScales = gatewayOptions{
+	clientLeg: func(ns *testenv.Namespace, listener, _ int) error {
+		return errors.Join(ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 33554432"),
+			unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_RCVBUF, 200000))
+	},
+	backendLeg: func(ns *testenv.Namespace, _, dialer int) error {
+		return errors.Join(ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 4194304"),
+			unix.SetsockoptInt(dialer, unix.SOL_SOCKET, unix.SO_RCVBUF, 40000))
+	},
+}
+
 // scales of windows: of those that an end sends, and of those that it takes.
 type scales struct{ receives, sends uint8 }
 
@@ -47,11 +60,7 @@ func TestFlip(t *testing.T) {
 	for _, family := range families {
 		for _, payload := range []string{"", "ServerHello"} {
 			t.Run(fmt.Sprintf("%s, payload %q", family.name, payload), func(t *testing.T) {
-				g := newGateway(t, family.name, gatewayOptions{clientLeg: func(ns *testenv.Namespace, _, _ int) error {
-					return ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 33554432")
-				}, backendLeg: func(ns *testenv.Namespace, _, _ int) error {
-					return ns.SetSysctl("net/ipv4/tcp_rmem", "4096 131072 4194304")
-				}})
+				g := newGateway(t, family.name, fourScales)
 				a, b := g.sequence(g.a), g.sequence(g.b)
 				// The last timestamps of client and backend are older than these.
 				aNow, bNow, clientNow, backendNow := g.clock(g.a), g.clock(g.b), g.clock(g.client), g.clock(g.backend)
@@ -123,8 +132,10 @@ func (g *gateway) wantScales() {
 	g.t.Helper()
 	f := g.flow()
 	client, backend := g.scales(g.client), g.scales(g.backend)
-	if client.receives == backend.receives {
-		g.t.Errorf("client and backend both have windows of scale %d: that tests nothing", client.receives)
+	all := []uint8{client.receives, client.sends, backend.receives, backend.sends}
+	slices.Sort(all)
+	if len(slices.Compact(all)) != 4 {
+		g.t.Errorf("scales %+v and %+v: not four, which tests nothing", client, backend)
 	}
 	for side, want := range []struct{ in, out uint8 }{{client.receives, backend.sends}, {backend.receives, client.sends}} {
 		if l := f.Legs[side]; l.WscaleIn != want.in || l.WscaleOut != want.out {
@@ -202,9 +213,7 @@ func TestFlipIsDeclined(t *testing.T) {
 			})
 		}, reason: PacketReasonCLIENT_QUEUE},
 		{name: "client queue: part of it was read", prepare: func(g *gateway) {
-			if _, err := unix.Read(g.a, make([]byte, 1)); err != nil {
-				g.t.Fatal(err)
-			}
+			g.read(g.a)
 		}, reason: PacketReasonCLIENT_QUEUE},
 		{name: "in flight to the client", prepare: func(g *gateway) {
 			mute(g.t.(*testing.T), g.ns)
@@ -216,13 +225,11 @@ func TestFlipIsDeclined(t *testing.T) {
 				n, err := unix.IoctlGetInt(g.b, unix.SIOCINQ)
 				return n == 1, err
 			})
-		}, reason: PacketReasonBACKEND_QUEUE},
+		}, change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: what it sent has been read", prepare: func(g *gateway) {
 			g.write(g.backend, "!")
-			if _, err := unix.Read(g.b, make([]byte, 1)); err != nil {
-				g.t.Fatal(err)
-			}
-		}, reason: PacketReasonBACKEND_QUEUE},
+			g.read(g.b)
+		}, change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: a packet is missing", change: func(s *segment) { s.seq++ }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend queue: an old packet", change: func(s *segment) { s.seq-- }, reason: PacketReasonBACKEND_QUEUE},
 		{name: "backend early: not all is acknowledged", change: func(s *segment) { s.ack-- }, reason: PacketReasonBACKEND_EARLY},
@@ -315,6 +322,14 @@ func (g *gateway) base(unread, written int) {
 	f := g.flow()
 	f.Base = [2]uint32{uint32(unread), uint32(written)}
 	g.put(f, g.ends)
+}
+
+// read takes a byte out of a socket's queue.
+func (g *gateway) read(fd int) {
+	g.t.Helper()
+	if n, err := descriptor(fd).Read(make([]byte, 1)); n != 1 || err != nil {
+		g.t.Fatalf("read a byte: got %d: %v", n, err)
+	}
 }
 
 func (g *gateway) shutdown(fd int) {

@@ -183,7 +183,9 @@ func TestOtherErrorsPass(t *testing.T) {
 			{name: "about a packet the other way", sent: func(sent *segment) {
 				sent.src, sent.dst, sent.sport, sent.dport = sent.dst, sent.src, sent.dport, sent.sport
 			}},
-			{name: "IPv4 options in the quote", only: "IPv4", sent: func(sent *segment) { sent.header.options = []byte{1, 1, 1, 1} }},
+			{name: "IPv4 options in the quote", only: "IPv4", sent: func(sent *segment) {
+				sent.header.options = portsOf(s.client) // where ports would be
+			}},
 			{name: "extension in the quote", only: "IPv6", sent: func(sent *segment) { sent.hopByHop = make([]byte, 7) }},
 			{name: "echo request", only: "IPv4", change: func(e *icmpError) { e.kind = 8 }},
 			{name: "echo reply", only: "IPv4", change: func(e *icmpError) { e.kind = 0 }},
@@ -218,5 +220,33 @@ func TestOtherErrorsPass(t *testing.T) {
 				e.wantEvents()
 			})
 		}
+	}
+}
+
+// As for segments: an element of the table of tuples may say the flow that was there
+// before.
+func TestErrorAboutTheTupleOfAnotherFlowPasses(t *testing.T) {
+	for _, family := range families {
+		s := splice(t, family.ends)
+		sent := s.sentTo(PacketSideBACKEND)
+		sent.sport++
+		stale := tuple(s.ends.backend, netip.AddrPortFrom(s.back.Addr(), sent.sport))
+		if err := s.Tuples.Put(stale, PacketDirection{Flow: flowID, Side: PacketSideBACKEND}); err != nil {
+			t.Fatal(err)
+		}
+		s.wantPassed(s.PacketIngress, about(routers[family.name], sent, 3, 0, 0, 100).frame())
+		s.wantCounted()
+	}
+}
+
+// A link may pad a packet: what is behind its end is no quote.
+func TestQuoteBehindTheEndPasses(t *testing.T) {
+	for _, family := range families {
+		s := splice(t, family.ends)
+		err := about(routers[family.name], s.sentTo(PacketSideBACKEND), 3, 0, 0, least[family.name])
+		padding := err.quote[len(err.quote)-1:]
+		err.quote = err.quote[:len(err.quote)-1]
+		s.wantPassed(s.PacketIngress, append(err.frame(), padding...))
+		s.wantCounted()
 	}
 }

@@ -49,7 +49,11 @@ func (g *gateway) converse(clientNS, backendNS *testenv.Namespace) {
 	var transfers errgroup.Group
 	send := func(fd int, data []byte) error {
 		for len(data) > 0 {
-			n, err := unix.Write(fd, data)
+			var n int
+			err := again(func() (err error) {
+				n, err = unix.Write(fd, data)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -94,8 +98,11 @@ func (g *gateway) converse(clientNS, backendNS *testenv.Namespace) {
 // SO_RCVTIMEO.
 type descriptor int
 
-func (d descriptor) Read(b []byte) (int, error) {
-	n, err := unix.Read(int(d), b)
+func (d descriptor) Read(b []byte) (n int, err error) {
+	err = again(func() (err error) {
+		n, err = unix.Read(int(d), b)
+		return err
+	})
 	if n == 0 && err == nil {
 		err = io.EOF
 	}

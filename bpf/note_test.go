@@ -188,6 +188,9 @@ func TestFlowEndsWhenBothFINsAreAcknowledged(t *testing.T) {
 func TestFINAcknowledgedAcrossTheWrap(t *testing.T) {
 	s := splice(t, ends4)
 	fin := uint32(0xffffffff) // as the backend gets it
+	f := s.flow()
+	f.Moved[PacketSideBACKEND].Acked = uint64(fin)
+	s.put(f, s.ends)
 	s.fromClient(flagFIN|flagACK, fin-10000, 25000, "")
 	s.fromBackend(flagACK, 5000, fin, "")
 	s.wantMarks(PacketMarkMARK_FIN_CLIENT)
@@ -233,6 +236,32 @@ func TestResets(t *testing.T) {
 		s.wantMarks(PacketMarkMARK_RST_BACKEND)
 		s.wantEvents(endedEvent)
 	})
+}
+
+// A FIN that somebody guessed is not one: the receiver drops it, and the flow goes on.
+func TestFINOutOfTheWindow(t *testing.T) {
+	const scale = 3 // of the windows in the backend's packets
+	for _, c := range []struct {
+		name    string
+		seq     uint32
+		payload string
+		want    PacketMark
+	}{
+		{"as expected", 1000, "", PacketMarkMARK_FIN_CLIENT},
+		{"behind data that is acknowledged in part", 998, "abc", PacketMarkMARK_FIN_CLIENT},
+		{"at the end of the widest window", 1000 + 0xffff<<scale, "", PacketMarkMARK_FIN_CLIENT},
+		{"beyond it", 1000 + 0xffff<<scale, "a", 0},
+		{"before what was acknowledged", 998, "a", 0},
+		{"somewhere", 1000 + 3<<30, "", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := splice(t, ends4)
+			s.fromClient(flagFIN|flagACK, c.seq, 25000, c.payload)
+			s.fromBackend(flagACK, 5000, 11000, "")
+			s.wantMarks(c.want)
+			s.wantEvents()
+		})
+	}
 }
 
 // A reset may be disbelieved and the flow go on to its FINs: each cause of an end is

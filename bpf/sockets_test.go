@@ -124,13 +124,29 @@ func connection(t *testing.T, near, far *testenv.Namespace, at netip.Addr, prepa
 	var err error
 	to, err = localAddress(listener)
 	must("listener's address", err)
-	must("connect", unix.Connect(dialer, sockaddr(to)))
+	err = again(func() error { return unix.Connect(dialer, sockaddr(to)) })
+	if errors.Is(err, unix.EISCONN) { // connected while it was interrupted
+		err = nil
+	}
+	must("connect", err)
 	from, err = localAddress(dialer)
 	must("address", err)
-	accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
-	must("accept", err)
+	must("accept", again(func() (err error) {
+		accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		return err
+	}))
 	fds = append(fds, accepted)
 	return dialer, accepted, from, to
+}
+
+// again calls f until no signal interrupts it: the runtime sends them, and a socket
+// with a timeout does not go on by itself (signal(7)).
+func again(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // newSocket makes a TCP socket in the thread's namespace. It and those that come out
@@ -173,7 +189,11 @@ func localAddress(fd int) (netip.AddrPort, error) {
 
 func (g *gateway) write(fd int, data string) {
 	g.t.Helper()
-	if _, err := unix.Write(fd, []byte(data)); err != nil {
+	err := again(func() error {
+		_, err := unix.Write(fd, []byte(data))
+		return err
+	})
+	if err != nil {
 		g.t.Fatal(err)
 	}
 }

@@ -105,17 +105,27 @@ func TestMalformedPacketsOfOtherStatesAreNotCounted(t *testing.T) {
 // An element of the table of tuples may say the flow that was there before.
 func TestTupleOfAnotherFlowPasses(t *testing.T) {
 	s := splice(t, ends4)
-	stale := s.from(PacketSideCLIENT)
-	stale.sport++
-	if err := s.Tuples.Put(stale.tuple(), PacketDirection{Flow: flowID, Side: PacketSideCLIENT}); err != nil {
-		t.Fatal(err)
+	other := netip.MustParseAddr("192.0.2.99")
+	for what, change := range map[string]func(p *segment){
+		"source":           func(p *segment) { p.src = other },
+		"destination":      func(p *segment) { p.dst = other },
+		"source port":      func(p *segment) { p.sport++ },
+		"destination port": func(p *segment) { p.dport++ },
+		"nothing":          func(*segment) {},
+	} {
+		stale := s.from(PacketSideCLIENT)
+		change(&stale)
+		for id := uint64(flowID); id <= flowID+1; id++ { // another one, and none
+			if what == "nothing" && id == flowID {
+				continue
+			}
+			if err := s.Tuples.Put(stale.tuple(), PacketDirection{Flow: id, Side: PacketSideCLIENT}); err != nil {
+				t.Fatal(err)
+			}
+			s.wantPassed(s.PacketIngress, stale.frame())
+			s.wantCounted()
+		}
 	}
-	s.wantPassed(s.PacketIngress, stale.frame())
-	if err := s.Tuples.Put(stale.tuple(), PacketDirection{Flow: flowID + 1, Side: PacketSideCLIENT}); err != nil {
-		t.Fatal(err)
-	}
-	s.wantPassed(s.PacketIngress, stale.frame())
-	s.wantCounted()
 }
 
 func TestRoutersDropIsTheProgramsDrop(t *testing.T) {

@@ -57,7 +57,7 @@ static __noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, 
 	if (p->ipv6) {
 		struct quoted6 q;
 
-		if (bpf_skb_load_bytes(skb, at, &q, sizeof(q)) || q.ip.nexthdr != IPPROTO_TCP)
+		if (at + sizeof(q) > p->end || bpf_skb_load_bytes(skb, at, &q, sizeof(q)) || q.ip.nexthdr != IPPROTO_TCP)
 			return TC_ACT_UNSPEC;
 		__builtin_memcpy(key.src, q.ip.daddr, sizeof(key.src));
 		__builtin_memcpy(key.dst, q.ip.saddr, sizeof(key.dst));
@@ -66,7 +66,7 @@ static __noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, 
 	} else {
 		struct quoted4 q;
 
-		if (bpf_skb_load_bytes(skb, at, &q, sizeof(q)) || q.ip.protocol != IPPROTO_TCP || q.ip.ihl != 5)
+		if (at + sizeof(q) > p->end || bpf_skb_load_bytes(skb, at, &q, sizeof(q)) || q.ip.protocol != IPPROTO_TCP || q.ip.ihl != 5)
 			return TC_ACT_UNSPEC;
 		map_ipv4(key.src, q.ip.daddr);
 		map_ipv4(key.dst, q.ip.saddr);
@@ -79,7 +79,7 @@ static __noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, 
 	id = d->flow;
 	side = d->side & 1;
 	f = bpf_map_lookup_elem(&flows, &id);
-	if (!f || state_of(f) != SPLICED)
+	if (!f || !is_of(f, side, &key) || state_of(f) != SPLICED)
 		return TC_ACT_UNSPEC;
 	/* What side's packets get is what the maker knows, the other way round. */
 	back = &f->legs[side];

@@ -335,9 +335,20 @@ static __always_inline bool after(__u32 a, __u32 b)
 }
 
 /*
- * Notes what a packet says about the flow's life, and emits its end. A plausible RST
- * is in the window that its receiver could have announced (RFC 5961, section 3);
- * whether the receiver believed it shows in what comes after.
+ * Is a sequence number one that the receiver could have announced a window for? Who
+ * does not see the connection can only guess at one (RFC 5961, section 3).
+ */
+static __always_inline bool plausible(const struct flow *f, __u32 side, __u32 seq)
+{
+	__u32 ahead = seq + f->legs[side & 1].seq_delta - (__u32)f->moved[!side].acked;
+
+	return ahead <= 0xffffU << (f->legs[!side].wscale_in & 15);
+}
+
+/*
+ * Notes what a packet says about the flow's life, and emits its end. FIN and RST
+ * count if they are plausible; whether the receiver believed an RST shows in what
+ * comes after.
  */
 static __always_inline void note(struct __sk_buff *skb, __u64 id, struct flow *f, __u32 side, const struct packet *p)
 {
@@ -346,9 +357,7 @@ static __always_inline void note(struct __sk_buff *skb, __u64 id, struct flow *f
 
 	__sync_fetch_and_add(&own->packets, skb->gso_segs > 1 ? skb->gso_segs : 1);
 	if (p->flags & TH_RST) {
-		__u32 ahead = p->seq + f->legs[side & 1].seq_delta - (__u32)other->acked;
-
-		if (ahead <= 0xffffU << (f->legs[!side].wscale_in & 15))
+		if (plausible(f, side, p->seq))
 			new = side == CLIENT ? MARK_RST_CLIENT : MARK_RST_BACKEND;
 	} else {
 		if (own->seen != now)
@@ -360,7 +369,7 @@ static __always_inline void note(struct __sk_buff *skb, __u64 id, struct flow *f
 			if (more > 0 && more < 1 << 30)
 				own->acked += more;
 		}
-		if (p->flags & TH_FIN) {
+		if (p->flags & TH_FIN && plausible(f, side, p->seq + p->payload)) {
 			own->fin = p->seq + p->payload + 1;
 			new = side == CLIENT ? MARK_FIN_CLIENT : MARK_FIN_BACKEND;
 			if (side == BACKEND && !(marks & MARK_FIN_CLIENT))
