@@ -52,8 +52,9 @@ func (c *Capture) Packets(filters ...func(Seen) bool) ([]Seen, error) {
 		}
 	}
 	var list []Seen
+	accepts := all(filters)
 	for _, seen := range c.seen {
-		if !slices.ContainsFunc(filters, func(accepts func(Seen) bool) bool { return !accepts(seen) }) {
+		if accepts(seen) {
 			list = append(list, seen)
 		}
 	}
@@ -81,6 +82,12 @@ func (c *Capture) Forget() error {
 	defer c.mu.Unlock()
 	c.seen = nil
 	return err
+}
+
+func all(filters []func(Seen) bool) func(Seen) bool {
+	return func(s Seen) bool {
+		return !slices.ContainsFunc(filters, func(accepts func(Seen) bool) bool { return !accepts(s) })
+	}
 }
 
 // Outgoing accepts what left by the device.

@@ -5,6 +5,7 @@ package testenv
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 )
 
@@ -78,6 +79,12 @@ func MustBackend(tb TB, ns *Namespace, options BackendOptions) *Backend {
 func MustCapture(tb TB, device *Device) *Capture {
 	tb.Helper()
 	return must(NewCapture(device)).orFail(tb, (*Capture).Close)
+}
+
+// MustRawPeer is [NewRawPeer] for the length of a test.
+func MustRawPeer(tb TB, host *Host, local netip.AddrPort) *RawPeer {
+	tb.Helper()
+	return must(NewRawPeer(host, local)).orFail(tb, (*RawPeer).Close)
 }
 
 // MustProcess is [StartProcess] for the length of a test: a child that is

@@ -68,7 +68,12 @@ func (h *Host) IPv6() netip.Addr { return h.Device.IPv6 }
 // benchmark that opens many short connections from one address spends its time
 // searching for free ports.
 func (h *Host) AddAddress(address netip.Addr) error {
-	return h.addAddress(h.Device.Name, h.Device.prefix(address))
+	if err := h.addAddress(h.Device.Name, h.Device.prefix(address)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return h.waitAddresses(ctx)
 }
 
 // NewNetwork builds a network. On an error nothing of it is left.
@@ -233,9 +238,6 @@ func (n *Namespace) addAddress(device string, prefix netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("address %s: %w", prefix, err)
 	}
-	if prefix.Addr().Is6() {
-		address.Flags = unix.IFA_F_NODAD
-	}
 	if err := n.link.AddrAdd(link, address); err != nil {
 		return fmt.Errorf("add address %s to %s of namespace %s: %w", prefix, device, n.name, err)
 	}
@@ -264,17 +266,43 @@ func (n *Namespace) addRoutes(destinations []netip.Prefix, via *Device) error {
 }
 
 // waitUp waits until every link has a carrier on both ends, which the kernel
-// reports a moment after the second end was set up.
+// reports a moment after the second end was set up, and every address is heard.
 func (n *Network) waitUp() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	namespaces := []*Namespace{n.Gateway}
 	for _, host := range n.hosts() {
-		devices := []*Device{host.Device, host.Device.peer, host.Uplink, host.Uplink.peer}
+		namespaces = append(namespaces, host.Namespace)
+		devices := []*Device{host.Device, host.Device.peer, host.Uplink}
+		if host.Router != nil {
+			namespaces = append(namespaces, host.Router.Namespace)
+			devices = append(devices, host.Router.Near, host.Router.Far)
+		}
 		for _, device := range devices {
 			if err := Poll(ctx, device.isUp); err != nil {
 				return fmt.Errorf("wait for %s of namespace %s: %w", device.Name, device.Namespace.name, err)
 			}
 		}
+	}
+	for _, namespace := range namespaces {
+		if err := namespace.waitAddresses(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitAddresses waits until no IPv6 address is tentative. Even without
+// duplicate address detection the kernel joins an address's multicast group by
+// itself a little later, and a neighbour that asks before asks in vain, and
+// again only after a second.
+func (n *Namespace) waitAddresses(ctx context.Context) error {
+	err := Poll(ctx, func() (bool, error) {
+		addresses, err := n.link.AddrList(nil, netlink.FAMILY_V6)
+		return !slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 }), err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for addresses of namespace %s: %w", n.name, err)
 	}
 	return nil
 }
