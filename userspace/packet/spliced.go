@@ -118,6 +118,11 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 	case f.State == maps.FlowDone:
 		e.finish(s, f, endOf(f))
 		e.remove(s, f)
+	case f.FINAcked == [2]bool{true, true}:
+		e.finish(s, f, endOf(f))
+		if now-f.Closed > linger {
+			e.remove(s, f)
+		}
 	case f.RST != [2]bool{}:
 		// Whoever got it and did not believe it goes on as if nothing had been
 		// (RFC 5961): that shows by packets that come later.
@@ -127,11 +132,6 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 		}
 		if now-f.Closed > doubt {
 			e.finish(s, f, endOf(f))
-			e.remove(s, f)
-		}
-	case f.Ended():
-		e.finish(s, f, endOf(f))
-		if now-f.Closed > linger {
 			e.remove(s, f)
 		}
 	default:
