@@ -213,6 +213,21 @@ func (p *Packet) Reroute(id maps.FlowID, side maps.Side, device int) error {
 	return nil
 }
 
+// ReadPacket opens the flows of the state at path to read them, beside an agent or
+// without one. No state is os.ErrNotExist. The caller calls done.
+func ReadPacket(path string) (flows maps.Flows, records maps.Records, done func(), err error) {
+	options := &ebpf.LoadPinOptions{ReadOnly: true}
+	f, err := ebpf.LoadPinnedMap(filepath.Join(path, layoutDir, "flows"), options)
+	if err != nil {
+		return flows, records, nil, fmt.Errorf("read flows: %w", err)
+	}
+	r, err := ebpf.LoadPinnedMap(filepath.Join(path, layoutDir, "records"), options)
+	if err != nil {
+		return flows, records, nil, errors.Join(fmt.Errorf("read records: %w", err), f.Close())
+	}
+	return maps.NewFlows(f), maps.NewRecords(r), func() { _, _ = f.Close(), r.Close() }, nil
+}
+
 // UnloadPacket takes the programs and the state at path out of the kernel. Flows that
 // are left lose their way: their packets go to the kernel, which answers with resets.
 // A path where nothing is, is no error; a running agent is ErrInUse.

@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultPinPath is where state is pinned unless the configuration says otherwise.
-const DefaultPinPath = "/sys/fs/bpf/spliceway"
-
 // ErrInUse: another process holds the state.
 var ErrInUse = errors.New("another agent is running with this bpffs path")
 

@@ -11,6 +11,8 @@ import (
 	"os"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/spliceway/spliceway/userspace/config"
 )
 
 // cli is the command line. Nouns read, verbs change.
@@ -18,6 +20,8 @@ type cli struct {
 	Run     runCmd     `cmd:"" help:"Run the agent."`
 	Check   checkCmd   `cmd:"" help:"Check configuration files and print every mistake."`
 	Routes  routesCmd  `cmd:"" help:"Show the routes of a configuration, or ask it where a name goes."`
+	Flows   flowsCmd   `cmd:"" help:"Show the established connections, or end some."`
+	Unload  unloadCmd  `cmd:"" help:"Take what an agent left in the kernel out of it; ends its connections (root)."`
 	Probe   probeCmd   `cmd:"" help:"Show what this kernel can do, and what is lost where it cannot."`
 	Demo    demoCmd    `cmd:"" help:"Build a network of namespaces on this host, run the agent in it, and show it at work (root)."`
 	Version versionCmd `cmd:"" help:"Print the version."`
@@ -49,7 +53,7 @@ func realMain(args []string, e env) int {
 		kong.Name("spliceway"), kong.Description(description), kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(e.stdout, e.stderr), kong.Bind(e),
-		kong.Vars{"config": defaultConfig},
+		vars,
 		// --help ends the parse here; the exit itself is main's.
 		kong.Exit(func(status int) { exit = status; panic(exited{}) }))
 	if err != nil {
@@ -87,6 +91,9 @@ func parse(p *kong.Kong, args []string) (ctx *kong.Context, err error) {
 	}
 	return p.Parse(args)
 }
+
+// vars are what help texts and defaults refer to.
+var vars = kong.Vars{"config": defaultConfig, "bpffs": config.DefaultBPFFS, "sourcePorts": config.DefaultSourcePorts}
 
 // defaultConfig is where the packaged service looks.
 const defaultConfig = "/etc/spliceway/spliceway.yaml"

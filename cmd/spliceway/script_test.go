@@ -31,7 +31,7 @@ func output(args ...string) (stdout, stderr string, status int) {
 // commands are the ones that can be run, from the structs that declare them.
 func commands(t *testing.T) (*kong.Kong, []*kong.Node) {
 	t.Helper()
-	parser, err := kong.New(&cli{}, kong.Vars{"config": defaultConfig}, kong.Writers(io.Discard, io.Discard),
+	parser, err := kong.New(&cli{}, vars, kong.Writers(io.Discard, io.Discard),
 		kong.Exit(func(int) { panic(exited{}) }))
 	if err != nil {
 		t.Fatal(err)

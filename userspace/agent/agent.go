@@ -24,6 +24,7 @@ import (
 
 	"github.com/spliceway/spliceway/userspace/admin"
 	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/control"
 	"github.com/spliceway/spliceway/userspace/proxy"
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
@@ -146,6 +147,12 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	defer a.watch.close()
 
+	// For the command line only: without it the agent does all that it is there for.
+	if ctl, err := control.Listen(cfg.BPFFS, control.Flows{List: a.engines.list, Kill: a.engines.kill}); err != nil {
+		a.logger.Warn("spliceway flows will not reach this agent", "error", err.Error())
+	} else {
+		defer func() { _ = ctl.Close() }()
+	}
 	change.apply()
 	a.engines.undo = nil // there will be flows
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))

@@ -123,3 +123,20 @@ func (e *engines) close() {
 	}
 	_ = e.splice.Close()
 }
+
+// list and kill are of the flows of both engines.
+func (e *engines) list() []splice.FlowInfo {
+	list := e.splice.List()
+	if e.packet != nil {
+		list = append(list, e.packet.List()...)
+	}
+	return list
+}
+
+func (e *engines) kill(match func(*splice.FlowInfo) bool) int {
+	killed := e.splice.Kill(match)
+	if e.packet != nil {
+		killed += e.packet.Kill(match)
+	}
+	return killed
+}

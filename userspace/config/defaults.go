@@ -12,12 +12,18 @@ type prototypes struct {
 	target   Target   // each element of Upstream.Targets
 }
 
+// Defaults that commands have, too, which do not read the file.
+const (
+	DefaultBPFFS       = "/sys/fs/bpf/spliceway"
+	DefaultSourcePorts = "40000-59999"
+)
+
 // defaults holds every default but those that depend on other keys, which
 // derive fills in.
 func defaults() prototypes {
 	return prototypes{
 		config: Config{
-			Engine: "auto", BPFFS: "/sys/fs/bpf/spliceway", SourcePorts: "40000-59999",
+			Engine: "auto", BPFFS: DefaultBPFFS, SourcePorts: DefaultSourcePorts,
 			Refuse: Refuse{
 				UnknownName:  "close",
 				NoSNI:        "close",

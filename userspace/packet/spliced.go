@@ -240,35 +240,23 @@ func (e *Engine) forget(id maps.FlowID) {
 // kill ends a flow with a reset on both legs. From the change of state on its packets
 // are the kernel's, which has no socket for them and says so: that ends a flow that
 // moves. For one that is silent the resets are made here.
-func (e *Engine) kill(s *spliced, end telemetry.End) {
+func (e *Engine) kill(s *spliced, end telemetry.End) bool {
 	was, err := e.kernel.Transit(s.id, maps.FlowSpliced, maps.FlowDone)
 	if err != nil {
 		e.complain.about(e.logger, "cannot end a flow", err)
-		return
 	}
-	if was != maps.FlowSpliced {
-		return
+	if err != nil || was != maps.FlowSpliced {
+		return false
 	}
 	f, err := e.kernel.Flows.Get(s.id)
 	if err != nil {
-		return
+		return false
 	}
 	if err := e.resets.send(&f); err != nil {
 		e.complain.about(e.logger, "cannot send a reset", err)
 	}
 	e.finish(s, &f, splice.Result{End: end, ClosedBy: telemetry.SideAgent})
 	e.remove(s, &f)
-}
-
-// Kill ends a flow by its number; false: there is none.
-func (e *Engine) Kill(id maps.FlowID, end telemetry.End) bool {
-	e.mu.Lock()
-	s := e.spliced[id]
-	e.mu.Unlock()
-	if s == nil {
-		return false
-	}
-	e.kill(s, end)
 	return true
 }
 
@@ -308,6 +296,13 @@ func (e *Engine) Adopt(revive func(*telemetry.Record) (done func(*telemetry.Reco
 		var m memo
 		if err == nil {
 			m, err = readMemo(b)
+		}
+		if f.State == maps.FlowDone && err == nil {
+			// Ended while there was no agent, by hand.
+			s := &spliced{id: id, hello: uint32(m.hello)}
+			s.done, _ = revive(m.record)
+			s.counted = [2]uint64{splice.In: f.Delivered[maps.Backend], splice.Out: f.Delivered[maps.Client]}
+			e.finish(s, &f, splice.Result{End: telemetry.EndKilled, ClosedBy: telemetry.SideAgent})
 		}
 		if f.State != maps.FlowSpliced || err != nil {
 			// Its sockets died with the agent that had them. What has no record

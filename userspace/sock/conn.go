@@ -219,7 +219,8 @@ func Abort(fd int) {
 	_ = unix.Close(fd)
 }
 
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+// AddrPort is a socket address, IPv4 unmapped; of other families nothing.
+func AddrPort(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))

@@ -97,7 +97,7 @@ func (c *Conn) connect(ctx context.Context, sa unix.Sockaddr) error {
 	if err != nil {
 		return fmt.Errorf("getsockname: %w", err)
 	}
-	c.Local = addrPort(local)
+	c.Local = AddrPort(local)
 	if c.Local == c.Remote {
 		return unix.ECONNREFUSED
 	}

@@ -66,7 +66,7 @@ func (p *Poller) Listen(addr netip.AddrPort, opts ListenOptions) (*Listener, err
 			_ = unix.Close(fd)
 			return nil, fmt.Errorf("listen on %s: getsockname: %w", addr, err)
 		}
-		l.addr = netip.AddrPortFrom(addr.Addr(), addrPort(local).Port())
+		l.addr = netip.AddrPortFrom(addr.Addr(), AddrPort(local).Port())
 	}
 	return l, nil
 }
@@ -192,14 +192,14 @@ func (l *Listener) Accept() (*Conn, error) {
 		if l.filtered.Load() {
 			_ = detachFilter(fd)
 		}
-		c := &Conn{Local: l.addr, Remote: addrPort(sa), fd: fd, p: l.p}
+		c := &Conn{Local: l.addr, Remote: AddrPort(sa), fd: fd, p: l.p}
 		if l.anyIP {
 			local, err := unix.Getsockname(fd)
 			if err != nil {
 				_ = c.Close()
 				continue
 			}
-			c.Local = addrPort(local)
+			c.Local = AddrPort(local)
 		}
 		return c, nil
 	}

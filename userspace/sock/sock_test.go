@@ -282,7 +282,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	var last error
 	for range 4 {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		c, err := p.Dial(ctx, addrPort(sa))
+		c, err := p.Dial(ctx, AddrPort(sa))
 		cancel()
 		if err == nil {
 			defer func() { _ = c.Close() }()
