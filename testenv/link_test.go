@@ -142,3 +142,21 @@ func tcpInfo(t *testing.T, conn *net.TCPConn) *unix.TCPInfo {
 	}
 	return info
 }
+
+// A tentative address answers nobody, and who asked asks again after a second.
+// It takes luck to see one where nobody waits: hence so many networks.
+func TestNetworkIsUpWithItsAddresses(t *testing.T) {
+	for range 20 {
+		network := MustNetwork(t, NetworkOptions{OneArmed: true})
+		last := network.Backends[0]
+		addresses, err := last.link.AddrList(nil, netlink.FAMILY_V6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range addresses {
+			if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+				t.Errorf("%s is tentative", a.IPNet)
+			}
+		}
+	}
+}

@@ -183,7 +183,6 @@ func internetChecksum(sum uint32, b []byte) uint16 {
 	if len(b) == 1 {
 		sum += uint32(b[0]) << 8
 	}
-	sum = sum>>16 + sum&0xffff
 	return ^uint16(sum>>16 + sum&0xffff)
 }
 

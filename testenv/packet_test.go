@@ -77,7 +77,7 @@ func TestPacketRefusesNonsense(t *testing.T) {
 }
 
 func TestPacketOptions(t *testing.T) {
-	p := Packet{Options: slices.Concat(NOP, NOP, []byte{254, 3, 1}, Timestamps(11, 12), NOP, SACK([2]uint32{1, 2}, [2]uint32{3, 4}), End, MSS(9))}
+	p := Packet{Options: slices.Concat(NOP, NOP, []byte{254, 3, 1}, Timestamps(11, 12), NOP, SACK([2]uint32{1, 2}, [2]uint32{3, 4}), End, []byte{3, 0}, MSS(9))}
 	if value, echo, ok := p.Timestamps(); value != 11 || echo != 12 || !ok {
 		t.Errorf("got timestamps %d, %d, %t", value, echo, ok)
 	}

@@ -43,6 +43,9 @@ func TestRawPeerConverses(t *testing.T) {
 					if _, _, ok := synAck.Timestamps(); ok != (name == "odd" || name == "as of Linux") {
 						t.Errorf("%s: timestamps agreed on: %t", name, ok)
 					}
+					if _, _, ok := peer.Segment(ACK, nil).Timestamps(); ok != (name == "odd" || name == "as of Linux") {
+						t.Errorf("%s: segments have timestamps: %t", name, ok)
+					}
 					server, err := Accept(testContext(t), listener)
 					if err != nil {
 						t.Fatalf("%s: %v", name, err)
@@ -83,11 +86,13 @@ func TestRawPeerAccepts(t *testing.T) {
 		if err := <-accepted; err != nil {
 			t.Fatal(err)
 		}
-		if _, err := conn.Write([]byte("question")); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := peer.Read(testContext(t), 8); err != nil || string(got) != "question" {
-			t.Errorf("got %q, %v, want the question", got, err)
+		for _, question := range []string{"question", "another"} {
+			if _, err := conn.Write([]byte(question)); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := peer.Read(testContext(t), len(question)); err != nil || string(got) != question {
+				t.Fatalf("got %q, %v, want %q", got, err, question)
+			}
 		}
 		if err := peer.Write([]byte("answer over the wrap")); err != nil {
 			t.Fatal(err)

@@ -159,16 +159,11 @@ func TestWireFilter(t *testing.T) {
 				if _, err := io.WriteString(conn, "later"); err != nil {
 					t.Fatal(err)
 				}
-				for frame := range held { // others may come before
-					if bytes.Contains(frame, []byte("later")) {
-						if err := client.Wire.Inject(ToGateway, frame); err != nil {
-							t.Fatal(err)
-						}
-						break
-					}
+				if err := client.Wire.Inject(ToGateway, frameWith(t, held, "later")); err != nil {
+					t.Fatal(err)
 				}
-				client.Wire.Filter(nil)
 				expectBytes(t, conn, server, "", "later")
+				client.Wire.Filter(nil)
 			})
 		})
 	}
@@ -225,6 +220,22 @@ func connected(t *testing.T, client, host *Host) (conn, server *net.TCPConn) {
 	}
 	t.Cleanup(func() { server.Close() })
 	return conn, server
+}
+
+// frameWith waits for a frame with a text in it.
+func frameWith(t *testing.T, frames <-chan []byte, text string) []byte {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		select {
+		case frame := <-frames:
+			if bytes.Contains(frame, []byte(text)) {
+				return frame
+			}
+		case <-ctx.Done():
+			t.Fatalf("no frame had %q", text)
+		}
+	}
 }
 
 // expectBytes sends and expects, in one segment each.
