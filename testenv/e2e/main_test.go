@@ -42,6 +42,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if bpffs := os.Getenv(askVariable); bpffs != "" {
+		ask(bpffs, os.Args[1:])
+	}
 	os.Exit(m.Run())
 }
 
