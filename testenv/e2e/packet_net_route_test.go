@@ -19,7 +19,13 @@ func TestPacketFollowsRoutes(t *testing.T) {
 	for _, family := range families {
 		for _, side := range []string{"client", "backend"} {
 			t.Run("to the "+side+" in "+family, func(t *testing.T) {
-				n := testenv.MustNetwork(t, testenv.NetworkOptions{})
+				// The other end is on a wire: over veth its kernel would see that a
+				// packet waits at the gateway for a neighbour, and not repeat it.
+				o := testenv.NetworkOptions{BackendLink: testenv.LinkOptions{Kind: testenv.TAP}}
+				if side == "backend" {
+					o.ClientLink, o.BackendLink = o.BackendLink, o.ClientLink
+				}
+				n := testenv.MustNetwork(t, o)
 				host := n.Clients[0]
 				if side == "backend" {
 					host = n.Backends[0]
