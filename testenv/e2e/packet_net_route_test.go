@@ -5,6 +5,7 @@ package e2e
 import (
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -55,6 +56,48 @@ func TestPacketFollowsRoutes(t *testing.T) {
 					t.Fatal(err)
 				}
 				if err := host.Device.Impair(testenv.Impairment{Loss: 1}); err != nil {
+					t.Fatal(err)
+				}
+				s.exchange(f, 1<<20, 1<<20, wasSpliced)
+			})
+		}
+	}
+}
+
+// TestPacketWhenAWayFails: the host's packets come by another device, and later the
+// gateway's route leads there, before the agent has heard of it. The kernel, which has
+// no socket for them, must not be asked.
+func TestPacketWhenAWayFails(t *testing.T) {
+	testenv.CheckLeaks(t)
+	for _, family := range families {
+		for _, side := range []string{"client", "backend"} {
+			t.Run("to the "+side+" in "+family, func(t *testing.T) {
+				n := testenv.MustNetwork(t, testenv.NetworkOptions{})
+				host := n.Clients[0]
+				if side == "backend" {
+					host = n.Backends[0]
+				}
+				here, there := secondWay(t, n.Gateway, host.Namespace)
+				s := netStart(t, n, "")
+				f := s.flow(family)
+				from, to := f.Client, f.Backend
+				if side == "backend" {
+					from, to = f.Backend, f.Client
+				}
+				if err := s.Signal(syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+				moveRoute(t, there, addressOf(from.RemoteAddr()), here)
+				if err := netSay(from, to, 100_000); err != nil {
+					t.Errorf("with one route moved: %v", err)
+				}
+				if family == "IPv4" { // in IPv6 the answers wait for a neighbour on the old device
+					moveRoute(t, here, addressOf(from.LocalAddr()), there)
+					if err := netSay(from, to, 100_000); err != nil {
+						t.Errorf("with both routes moved: %v", err)
+					}
+				}
+				if err := s.Signal(syscall.SIGCONT); err != nil {
 					t.Fatal(err)
 				}
 				s.exchange(f, 1<<20, 1<<20, wasSpliced)
