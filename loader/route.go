@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -125,6 +126,21 @@ func (r *Routes) Device(to, from netip.Addr) (int, error) {
 		r.devices[pair{to, from}] = index
 	}
 	return index, nil
+}
+
+// Devices are the indexes of the devices that have an address which others reach.
+func (r *Routes) Devices() ([]int, error) {
+	addrs, err := r.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var indexes []int
+	for _, a := range addrs {
+		if a.Scope == int(netlink.SCOPE_UNIVERSE) && !slices.Contains(indexes, a.LinkIndex) {
+			indexes = append(indexes, a.LinkIndex)
+		}
+	}
+	return indexes, nil
 }
 
 // Close ends the watch.

@@ -131,13 +131,14 @@ func wasNot(reason string) map[string]any {
 	return map[string]any{"engine": "splice", "engine_reason": reason, "outcome": "routed", "end": "eof"}
 }
 
-// exchange moves bytes both ways at once to the end of the flow, and expects its line.
-func (s netSite) exchange(f *testenv.Flow, up, down int64, want map[string]any) {
+// exchange moves bytes both ways at once to the end of the flow, and expects its line,
+// which it returns.
+func (s netSite) exchange(f *testenv.Flow, up, down int64, want map[string]any) map[string]any {
 	s.t.Helper()
 	if err := testenv.ExchangePair(short(s.t), f.Client, f.Backend, 1, up, down); err != nil {
 		s.t.Fatal(err)
 	}
-	s.expectLine(f.Client.LocalAddr(), want)
+	return s.expectLine(f.Client.LocalAddr(), want)
 }
 
 // packets is how many packets of flows met a verdict.

@@ -82,6 +82,7 @@ func New(o Options) (*Engine, error) {
 		e.routes.Close()
 		return nil, fmt.Errorf("start engine packet: %w", err)
 	}
+	e.attachAddressed()
 	e.running.Go(e.readEvents)
 	e.running.Go(e.sweep)
 	e.running.Go(e.followRoutes)

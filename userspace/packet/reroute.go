@@ -19,3 +19,17 @@ func (e *Engine) reroute(id maps.FlowID, side maps.Side, device int, to, from ne
 		e.complain.about(e.logger, "cannot follow a route", err)
 	}
 }
+
+// attachAddressed puts the programs on every device by which an end's packets may come
+// once ways change: from one without them the kernel would take such a packet, have no
+// socket for it, and reset the flow, before the agent has heard of the change.
+func (e *Engine) attachAddressed() {
+	devices, err := e.routes.Devices()
+	if err != nil {
+		e.complain.about(e.logger, "flows may not survive a change of routes", err)
+		return
+	}
+	for _, device := range devices {
+		_ = e.kernel.Attach(device) // a flow that needs the device meets the error again
+	}
+}

@@ -335,6 +335,7 @@ func (e *Engine) followRoutes() {
 			continue
 		case <-e.routes.Changed:
 		}
+		e.attachAddressed()
 		for id, f := range e.kernel.Flows.All() {
 			if f.State != maps.FlowSpliced {
 				continue
