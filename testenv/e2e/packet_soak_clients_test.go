@@ -68,6 +68,27 @@ func (s *soak) goKinds() (kinds []soakKind, endpoints string) {
 		fmt.Sprintf("- {name: proxy.test, url: %q, upstream: {url: \"tcp://%s\", proxyProtocol: v2}}\n", sni("*.proxy.test"), at(backend, plain))
 }
 
+// slowKinds: a Go server that takes its time for its first word.
+func (s *soak) slowKinds() (kinds []soakKind, endpoints string) {
+	config, err := s.ca.ServerConfig("*.slow.test")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		time.Sleep(50*time.Millisecond + rand.N(450*time.Millisecond))
+		return nil, nil
+	}
+	backend := testenv.MustBackend(s.t, s.net.Backends[0].Namespace, testenv.BackendOptions{Name: "go", TLS: config})
+	for name, c := range map[string]goConfig{
+		"tls13-pq":    {version: tls.VersionTLS13},
+		"tls13-small": {version: tls.VersionTLS13, small: true},
+		"tls12":       {version: tls.VersionTLS12},
+	} {
+		kinds = append(kinds, soakKind{name: name, domain: "slow.test", weight: 1, visit: s.goClient(c)})
+	}
+	return kinds, soakEndpoint("slow.test", at(s.net.Backends[0], backend))
+}
+
 // soakEndpoint is all names below a domain.
 func soakEndpoint(domain string, target netip.AddrPort) string {
 	return endpoint(domain, sni("*."+domain), target)

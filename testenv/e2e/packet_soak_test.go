@@ -304,7 +304,38 @@ func TestHandshakes(t *testing.T) {
 	}
 }
 
-// soakFile writes a file into the soak's directory.
+// TestHandshakesSlow: the server answers long after it has acknowledged the hello.
+func TestHandshakesSlow(t *testing.T) {
+	var kinds []soakKind
+	s := newSoak(t, func(s *soak) (endpoints string) {
+		kinds, endpoints = s.slowKinds()
+		return endpoints
+	})
+	results := s.do(kinds, 160, 40)
+	if share := s.report(kinds, results); share < splicedShare {
+		t.Errorf("%.2f %% of the flows that can be spliced were, want %.2f %%", 100*share, 100*splicedShare)
+	}
+}
+
+// TestHandshakesLossy: one packet in a hundred is lost between client and gateway,
+// either way. What is lost at the wrong moment costs a flow the engine, never more.
+func TestHandshakesLossy(t *testing.T) {
+	var kinds []soakKind
+	s := newSoak(t, func(s *soak) (endpoints string) {
+		kinds, endpoints = s.goKinds()
+		return endpoints
+	})
+	client := s.net.Clients[0]
+	for _, d := range []*testenv.Device{client.Device, client.Uplink} {
+		if err := d.Impair(testenv.Impairment{Loss: 0.01}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	results := s.do(kinds, 400, 16)
+	t.Logf("%.2f %% of the flows that can be spliced were", 100*s.report(kinds, results))
+}
+
+// file writes a file into the soak's directory.
 func (s *soak) file(name string, content []byte) string {
 	s.t.Helper()
 	path := filepath.Join(s.dir, name)
