@@ -26,7 +26,7 @@ const flipPatience = time.Second
 // pending is a flow that is armed. Its sockets are whoever's takes it out of
 // Engine.pending.
 type pending struct {
-	mu    sync.Mutex // held while the hello is written
+	mu    sync.Mutex // held while the flow is armed and the hello written
 	id    maps.FlowID
 	flow  splice.Flow
 	where maps.Endpoints
@@ -83,19 +83,23 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 		id: maps.FlowID(e.next.Add(1)), flow: fl, hello: n, since: time.Now(),
 		where: maps.Endpoints{Client: c.Remote, Listener: c.Local, Backend: u.Remote, Local: u.Local},
 	}
+	// From enter on a packet may decide about the flow. Whoever hears of it waits for
+	// the lock: the backend gets the hello first, and p says how much of it.
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if why := e.enter(p, first+n); why != telemetry.FallbackNone {
 		return why
 	}
-	// The answer may be here before Send is back: settle waits for the lock.
-	p.mu.Lock()
 	sent, err := u.Send(buffer[:first+n])
-	p.mu.Unlock()
 	if sent == first+n {
 		return telemetry.FallbackNone
 	}
 	// Not all of it went out, so the programs cannot have spliced it.
+	sent = max(sent, 0)
+	p.hello = max(sent-first, 0)
+	p.flow.Preface = fl.Preface[min(sent, first):]
 	if !e.take(p) {
-		return telemetry.FallbackNone // somebody has seen it end
+		return telemetry.FallbackNone // declined already: settle goes on with p
 	}
 	e.decline(p)
 	e.leave(p)
@@ -103,9 +107,6 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		why = telemetry.FallbackClosing
 	}
-	sent = max(sent, 0)
-	p.hello = max(sent-first, 0)
-	p.flow.Preface = fl.Preface[min(sent, first):]
 	e.giveBack(p, why)
 	return telemetry.FallbackNone
 }
