@@ -181,7 +181,8 @@ func (s *soak) plainKinds() (kinds []soakKind, endpoints string) {
 		}
 		return 0, errors.Join(err, conn.Close())
 	}
-	return []soakKind{{name: "speaks", domain: "plain.test", weight: 4, speaks: true, visit: visit}}, soakEndpoint("plain.test", at(s.net.Backends[0], backend))
+	return []soakKind{{name: "speaks", domain: "plain.test", weight: 4, speaks: true, visit: visit}},
+		soakEndpoint("plain.test", at(s.net.Backends[0], backend))
 }
 
 // certificates are files with a key pair for the names, and with the authority.
