@@ -198,10 +198,8 @@ func (e *Engine) settle(id maps.FlowID, why telemetry.Fallback) {
 		return
 	}
 	delete(e.pending, id)
-	var s *spliced
 	if why == telemetry.FallbackNone {
-		s = newSpliced(p)
-		e.spliced[id] = s
+		e.spliced[id] = newSpliced(p)
 	}
 	e.mu.Unlock()
 	p.mu.Lock()
@@ -209,7 +207,7 @@ func (e *Engine) settle(id maps.FlowID, why telemetry.Fallback) {
 	if why == telemetry.FallbackNone {
 		p.flow.Client.Vanish()
 		p.flow.Upstream.Vanish()
-		if m := s.moved[splice.In]; m != nil {
+		if m := p.flow.Moved[splice.In]; m != nil {
 			m.Add(int64(p.hello))
 		}
 		return

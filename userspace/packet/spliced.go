@@ -19,16 +19,13 @@ type spliced struct {
 	where           maps.Endpoints
 	idle, halfClose time.Duration
 	hello           int
-	done            func(*telemetry.Record, splice.Result)
-	moved           [2]*atomic.Int64
 
-	// Owned by the sweep.
-	counted [2]uint64 // of moved
-	gone    time.Time // when the tuples were taken out; zero: they are in
-
-	// finished: its end was told. Guarded by Engine.mu.
-	finished bool
-	finishAt time.Time
+	// Guarded by Engine.mu: the sweep, events and whoever ends flows meet here.
+	done     func(*telemetry.Record, splice.Result)
+	moved    [2]*atomic.Int64
+	counted  [2]uint64 // of moved
+	gone     time.Time // when the tuples were taken out; zero: they are in
+	finished bool      // its end was told
 }
 
 func newSpliced(p *pending) *spliced {
@@ -130,8 +127,9 @@ func (e *Engine) count(s *spliced, f *maps.Flow) {
 			more = 0
 		}
 		s.counted[direction] += more
+		m := s.moved[direction]
 		e.mu.Unlock()
-		if m := s.moved[direction]; m != nil && more > 0 {
+		if m != nil && more > 0 {
 			m.Add(int64(more))
 		}
 	}
@@ -180,8 +178,10 @@ func (e *Engine) finish(s *spliced, f *maps.Flow, r splice.Result) {
 			record = m.record
 		}
 	}
+	e.mu.Lock()
 	done := s.done
 	s.done, s.moved = nil, [2]*atomic.Int64{}
+	e.mu.Unlock()
 	if done != nil {
 		e.completed.Go(func() { done(record, r) })
 	}
