@@ -87,7 +87,7 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 	// the lock: the backend gets the hello first, and p says how much of it.
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if why := e.enter(p, first+n); why != telemetry.FallbackNone {
+	if why, ok := e.enter(p, first+n); !ok {
 		return why
 	}
 	sent, err := u.Send(buffer[:first+n])
@@ -111,17 +111,18 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 	return telemetry.FallbackNone
 }
 
-// enter puts the flow into the maps, armed, and into pending.
-func (e *Engine) enter(p *pending, written int) telemetry.Fallback {
+// enter puts the flow into the maps, armed, and into pending. Not ok is why it did not;
+// FallbackNone: a packet declined the flow before, and settle goes on with it.
+func (e *Engine) enter(p *pending, written int) (why telemetry.Fallback, ok bool) {
 	var room [maps.RecordBytes]byte
-	memo, ok := appendMemo(room[:0], &p.flow, p.hello)
-	if !ok {
-		return telemetry.FallbackNames
+	memo, fits := appendMemo(room[:0], &p.flow, p.hello)
+	if !fits {
+		return telemetry.FallbackNames, false
 	}
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
-		return telemetry.FallbackUnavailable
+		return telemetry.FallbackUnavailable, false
 	}
 	e.pending[p.id] = p
 	e.mu.Unlock()
@@ -149,18 +150,21 @@ func (e *Engine) enter(p *pending, written int) telemetry.Fallback {
 	}
 	if err == nil {
 		e.ports.use(p.where)
-		return telemetry.FallbackNone
+		return telemetry.FallbackNone, true
 	}
-	e.take(p)
+	if !e.take(p) {
+		p.hello = 0 // nothing of it was sent
+		return telemetry.FallbackNone, false
+	}
 	e.forget(p.id)
 	switch {
 	case errors.Is(err, maps.ErrExists):
-		return telemetry.FallbackTupleInUse
+		return telemetry.FallbackTupleInUse, false
 	case errors.Is(err, unix.E2BIG):
-		return telemetry.FallbackFull
+		return telemetry.FallbackFull, false
 	}
 	e.complain.about(e.logger, "a flow has engine splice", err)
-	return telemetry.FallbackInternal
+	return telemetry.FallbackInternal, false
 }
 
 // take takes the flow out of pending: whoever gets true has its sockets.
