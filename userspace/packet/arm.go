@@ -26,7 +26,7 @@ const flipPatience = time.Second
 // pending is a flow that is armed. Its sockets are whoever's takes it out of
 // Engine.pending.
 type pending struct {
-	mu    sync.Mutex // held until the hello is written
+	mu    sync.Mutex // held while the flow is armed and the hello written
 	id    maps.FlowID
 	flow  splice.Flow
 	where maps.Endpoints
@@ -83,21 +83,23 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 		id: maps.FlowID(e.next.Add(1)), flow: fl, hello: n, since: time.Now(),
 		where: maps.Endpoints{Client: c.Remote, Listener: c.Local, Backend: u.Remote, Local: u.Local},
 	}
-	// From the moment that the programs know the flow they may decide about it, and
-	// settle act on that: it has to wait until the hello is out.
+	// From enter on a packet may decide about the flow. Whoever hears of it waits for
+	// the lock: the backend gets the hello first, and p says how much of it.
 	p.mu.Lock()
-	if why := e.enter(p, first+n); why != telemetry.FallbackNone {
-		p.mu.Unlock()
+	defer p.mu.Unlock()
+	if why, ok := e.enter(p, first+n); !ok {
 		return why
 	}
 	sent, err := u.Send(buffer[:first+n])
-	p.mu.Unlock()
 	if sent == first+n {
 		return telemetry.FallbackNone
 	}
 	// Not all of it went out, so the programs cannot have spliced it.
+	sent = max(sent, 0)
+	p.hello = max(sent-first, 0)
+	p.flow.Preface = fl.Preface[min(sent, first):]
 	if !e.take(p) {
-		return telemetry.FallbackNone // somebody has seen it end
+		return telemetry.FallbackNone // declined already: settle goes on with p
 	}
 	e.decline(p)
 	e.leave(p)
@@ -105,24 +107,22 @@ func (e *Engine) arm(fl splice.Flow) telemetry.Fallback {
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		why = telemetry.FallbackClosing
 	}
-	sent = max(sent, 0)
-	p.hello = max(sent-first, 0)
-	p.flow.Preface = fl.Preface[min(sent, first):]
 	e.giveBack(p, why)
 	return telemetry.FallbackNone
 }
 
-// enter puts the flow into the maps, armed, and into pending.
-func (e *Engine) enter(p *pending, written int) telemetry.Fallback {
+// enter puts the flow into the maps, armed, and into pending. Not ok is why it did not;
+// FallbackNone: a packet declined the flow before, and settle goes on with it.
+func (e *Engine) enter(p *pending, written int) (why telemetry.Fallback, ok bool) {
 	var room [maps.RecordBytes]byte
-	memo, ok := appendMemo(room[:0], &p.flow, p.hello)
-	if !ok {
-		return telemetry.FallbackNames
+	memo, fits := appendMemo(room[:0], &p.flow, p.hello)
+	if !fits {
+		return telemetry.FallbackNames, false
 	}
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
-		return telemetry.FallbackUnavailable
+		return telemetry.FallbackUnavailable, false
 	}
 	e.pending[p.id] = p
 	e.mu.Unlock()
@@ -150,18 +150,21 @@ func (e *Engine) enter(p *pending, written int) telemetry.Fallback {
 	}
 	if err == nil {
 		e.ports.use(p.where)
-		return telemetry.FallbackNone
+		return telemetry.FallbackNone, true
 	}
-	e.take(p)
+	if !e.take(p) {
+		p.hello = 0 // nothing of it was sent
+		return telemetry.FallbackNone, false
+	}
 	e.forget(p.id)
 	switch {
 	case errors.Is(err, maps.ErrExists):
-		return telemetry.FallbackTupleInUse
+		return telemetry.FallbackTupleInUse, false
 	case errors.Is(err, unix.E2BIG):
-		return telemetry.FallbackFull
+		return telemetry.FallbackFull, false
 	}
 	e.complain.about(e.logger, "a flow has engine splice", err)
-	return telemetry.FallbackInternal
+	return telemetry.FallbackInternal, false
 }
 
 // take takes the flow out of pending: whoever gets true has its sockets.

@@ -112,6 +112,8 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 		return
 	case s == nil:
 		return // on its way in or out
+	case f.State != maps.FlowSpliced && f.State != maps.FlowDone:
+		return // f was read before the flow was spliced, and says nothing of it
 	}
 	e.count(s, f)
 	switch {
