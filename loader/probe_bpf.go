@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/bpf"
 )
 
 // bpfChecks are what the programs of this version need.
@@ -30,27 +32,47 @@ func bpfChecks() []check {
 	}
 }
 
+// packetChecks are what engine packet needs.
+func packetChecks() []check {
+	const without = "all flows have the engine splice"
+	feature := func(name, since, use string) Feature {
+		return Feature{Name: name, UsedBy: PacketEngine, Since: since, For: use, Without: without}
+	}
+	tcx := feature("tcx link", "6.6", "attach tc programs beside those of others")
+	tcx.Without = "nothing but a way to attach: clsact is used"
+	return []check{
+		{feature("kernel BTF", "5.4", "tell programs how this kernel's structures are laid out"), askBTF},
+		{feature("tc program", "4.1", "change and redirect packets at a device"), hasProgram(ebpf.SchedCLS)},
+		{tcx, askTCX},
+		{feature("ring buffer", "5.8", "carry events from programs to user space"), hasMap(ebpf.RingBuf)},
+		{feature("syscall program", "5.14", "run a program on user space's call"), hasProgram(ebpf.Syscall)},
+		{feature("compare-and-swap", "5.12", "change state that several CPUs write"), askCompareAndSwap},
+		{feature("bpf_skc_lookup_tcp", "5.2", "find the socket of a packet"), hasTCHelper(asm.FnSkcLookupTcp)},
+		{feature("bpf_skc_to_tcp_sock", "5.9", "read the TCP state of a socket"), hasTCHelper(asm.FnSkcToTcpSock)},
+		{feature("bpf_redirect_neigh", "5.10", "send a packet out with the neighbour's address filled in"), hasTCHelper(asm.FnRedirectNeigh)},
+		{feature("bpf_ktime_get_coarse_ns", "5.11", "tell the time cheaply"), hasTCHelper(asm.FnKtimeGetCoarseNs)},
+		{feature("bpf_loop", "5.17", "walk TCP options in any layout"), hasTCHelper(asm.FnLoop)},
+		{feature("packet programs", "6.1", "all of them together, as this kernel's verifier sees them"), askPacketPrograms},
+	}
+}
+
+// askPacketPrograms loads the programs, without attaching or pinning anything.
+func askPacketPrograms() (string, error) {
+	var objs bpf.PacketObjects
+	err := bpf.LoadPacketObjects(&objs, nil)
+	if err == nil {
+		return "", objs.Close()
+	}
+	if errors.Is(err, unix.EPERM) {
+		return "", err
+	}
+	// The verifier's last word is the error's text.
+	return err.Error(), ErrNotSupported
+}
+
 // unusedBPFChecks are abilities that no program of this version uses.
 func unusedBPFChecks() []check {
 	return []check{
-		{Feature{Name: "kernel BTF", Since: "5.4",
-			For: "tell programs how this kernel's structures are laid out"}, askBTF},
-		{Feature{Name: "ring buffer", Since: "5.8",
-			For: "carry events from programs to user space"}, hasMap(ebpf.RingBuf)},
-		{Feature{Name: "syscall program", Since: "5.14",
-			For: "run a program on user space's call"}, hasProgram(ebpf.Syscall)},
-		{Feature{Name: "compare-and-swap", Since: "5.12",
-			For: "change state that several CPUs write"}, askCompareAndSwap},
-		{Feature{Name: "tc program", Since: "4.1",
-			For: "change and redirect packets at a device"}, hasProgram(ebpf.SchedCLS)},
-		{Feature{Name: "tcx link", Since: "6.6",
-			For: "attach tc programs beside those of others"}, askTCX},
-		{Feature{Name: "bpf_skc_lookup_tcp", Since: "5.2",
-			For: "find the socket of a packet"}, hasTCHelper(asm.FnSkcLookupTcp)},
-		{Feature{Name: "bpf_skc_to_tcp_sock", Since: "5.9",
-			For: "read the TCP state of a socket"}, hasTCHelper(asm.FnSkcToTcpSock)},
-		{Feature{Name: "bpf_redirect_neigh", Since: "5.10",
-			For: "send a packet out with the neighbour's address filled in"}, hasTCHelper(asm.FnRedirectNeigh)},
 		{Feature{Name: "bpf_redirect_peer", Since: "5.10",
 			For: "hand a packet to the other end of a veth"}, hasTCHelper(asm.FnRedirectPeer)},
 		{Feature{Name: "sk_msg program", Since: "4.17",

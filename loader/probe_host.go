@@ -30,15 +30,21 @@ func hostChecks() []check {
 	}
 }
 
+// packetHostChecks are what engine packet needs that is no BPF.
+func packetHostChecks() []check {
+	return []check{
+		{Feature{Name: "TCP_REPAIR", UsedBy: PacketEngine, Since: "3.5", Without: "all flows have the engine splice",
+			For: "close a connection silently"}, hasOption(unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)},
+		{Feature{Name: "bpffs", UsedBy: PacketEngine, Since: "4.4", Without: "nothing at /sys/fs/bpf, where the agent mounts it itself",
+			For: "keep programs and maps when their process ends"}, isMounted("bpf")},
+	}
+}
+
 // unusedHostChecks are abilities that no part of this version uses.
 func unusedHostChecks() []check {
 	return []check{
-		{Feature{Name: "TCP_REPAIR", Since: "3.5",
-			For: "take a connection's state, close it silently"}, hasOption(unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)},
 		{Feature{Name: "MPTCP", Since: "5.6",
 			For: "TCP over several paths; the agent's sockets are always plain TCP"}, askMPTCP},
-		{Feature{Name: "bpffs", Since: "4.4",
-			For: "keep programs and maps when their process ends"}, isMounted("bpf")},
 		{Feature{Name: "cgroup v2", Since: "4.5",
 			For: "attach programs to groups of processes"}, isMounted("cgroup2")},
 	}
