@@ -50,9 +50,7 @@ func TestPacketGuardsItsTuples(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { _ = f.Close() })
-				if err := s.Signal(syscall.SIGSTOP); err != nil {
-					t.Fatal(err)
-				}
+				s.stop()
 				wire.Filter(nil)
 				for len(held) > 0 {
 					if err := wire.Inject(testenv.ToGateway, <-held); err != nil {

@@ -17,18 +17,16 @@ func TestPacketOverKindsOfLinks(t *testing.T) {
 	testenv.CheckLeaks(t)
 	tun, tap := testenv.LinkOptions{Kind: testenv.TUN}, testenv.LinkOptions{Kind: testenv.TAP}
 	for name, o := range map[string]testenv.NetworkOptions{
-		"TUN to the client":             {ClientLink: tun},
-		"TUN to the backend":            {BackendLink: tun},
-		"TUN to both":                   {ClientLink: tun, BackendLink: tun},
-		"TUN to the client, TAP beyond": {ClientLink: tun, BackendLink: tap},
-		"VLANs":                         {ClientLink: testenv.LinkOptions{Kind: testenv.VLAN}, BackendLink: testenv.LinkOptions{Kind: testenv.VLAN}},
-		"a VLAN to the client":          {ClientLink: testenv.LinkOptions{Kind: testenv.VLAN}},
-		"bridges":                       {ClientLink: testenv.LinkOptions{Kind: testenv.Bridge}, BackendLink: testenv.LinkOptions{Kind: testenv.Bridge}},
-		"a bridge to the backend":       {BackendLink: testenv.LinkOptions{Kind: testenv.Bridge}},
-		"bonds":                         {ClientLink: testenv.LinkOptions{Kind: testenv.Bond}, BackendLink: testenv.LinkOptions{Kind: testenv.Bond}},
-		"routers":                       {ClientLink: testenv.LinkOptions{Router: true}, BackendLink: testenv.LinkOptions{Router: true}},
-		"one arm":                       {OneArmed: true},
-		"one arm and wires":             {OneArmed: true, ClientLink: tap, BackendLink: tap},
+		"TUN to the client":       {ClientLink: tun},
+		"TUN to the backend":      {BackendLink: tun},
+		"TUN to both":             {ClientLink: tun, BackendLink: tun},
+		"VLANs":                   {ClientLink: testenv.LinkOptions{Kind: testenv.VLAN}, BackendLink: testenv.LinkOptions{Kind: testenv.VLAN}},
+		"bridges":                 {ClientLink: testenv.LinkOptions{Kind: testenv.Bridge}, BackendLink: testenv.LinkOptions{Kind: testenv.Bridge}},
+		"a bridge to the backend": {BackendLink: testenv.LinkOptions{Kind: testenv.Bridge}},
+		"bonds":                   {ClientLink: testenv.LinkOptions{Kind: testenv.Bond}, BackendLink: testenv.LinkOptions{Kind: testenv.Bond}},
+		"routers":                 {ClientLink: testenv.LinkOptions{Router: true}, BackendLink: testenv.LinkOptions{Router: true}},
+		"one arm":                 {OneArmed: true},
+		"one arm and wires":       {OneArmed: true, ClientLink: tap, BackendLink: tap},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := testenv.MustNetwork(t, o)

@@ -84,9 +84,7 @@ func TestPacketWhenAWayFails(t *testing.T) {
 				if side == "backend" {
 					from, to = f.Backend, f.Client
 				}
-				if err := s.Signal(syscall.SIGSTOP); err != nil {
-					t.Fatal(err)
-				}
+				s.stop()
 				moveRoute(t, there, addressOf(from.RemoteAddr()), here)
 				if err := netSay(from, to, 100_000); err != nil {
 					t.Errorf("with one route moved: %v", err)

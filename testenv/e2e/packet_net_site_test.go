@@ -8,7 +8,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spliceway/spliceway/testenv"
@@ -154,5 +157,32 @@ func netSetting(t *testing.T, key, value string, in ...*testenv.Namespace) {
 		if err := n.SetSysctl(key, value); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// stop has the agent stand still, with every thread, until SIGCONT or its death.
+func (s netSite) stop() {
+	s.t.Helper()
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := testenv.Poll(short(s.t), func() (bool, error) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.Pid()))
+		if err != nil {
+			return false, err
+		}
+		for _, file := range threads {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return false, nil // the thread has ended meanwhile
+			}
+			// The state comes after the name, which may have anything in it (proc(5)).
+			if _, state, _ := strings.Cut(string(b), ") "); !strings.HasPrefix(state, "T") {
+				return false, nil
+			}
+		}
+		return len(threads) > 0, nil
+	}); err != nil {
+		s.t.Fatalf("the agent does not stop: %v", err)
 	}
 }
