@@ -120,11 +120,10 @@ func TestPacketEnds(t *testing.T) {
 func endsForge(t *testing.T, from *testenv.Host, p testenv.Packet) {
 	t.Helper()
 	if err := from.Do(func() error {
-		family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
-		if a := p.Destination.Addr(); a.Is4() {
-			to = &unix.SockaddrInet4{Addr: a.As4()}
-		} else {
-			family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16()}
+		a := p.Destination.Addr()
+		family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: a.As16()})
+		if a.Is4() {
+			family, to = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4()}
 		}
 		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {
