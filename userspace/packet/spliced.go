@@ -22,6 +22,7 @@ type spliced struct {
 	idle, halfClose time.Duration
 	hello           uint32
 	finished        bool          // its end was told
+	decree          telemetry.End // why kill ends it
 	gone            time.Duration // of CLOCK_MONOTONIC: when the tuples were taken out; 0: they are in
 	counted         [2]uint64     // of moved
 	moved           [2]*atomic.Int64
@@ -118,7 +119,13 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 	e.count(s, f)
 	switch {
 	case f.State == maps.FlowDone:
-		e.finish(s, f, endOf(f))
+		r := endOf(f)
+		e.mu.Lock()
+		if s.decree != telemetry.EndNone { // kill is about to say so itself
+			r = splice.Result{End: s.decree, ClosedBy: telemetry.SideAgent}
+		}
+		e.mu.Unlock()
+		e.finish(s, f, r)
 		e.remove(s, f)
 	case f.FINAcked == [2]bool{true, true}:
 		e.finish(s, f, endOf(f))
@@ -178,6 +185,8 @@ func endOf(f *maps.Flow) splice.Result {
 		return splice.Result{End: telemetry.EndReset, ClosedBy: sides[maps.Client]}
 	case f.RST[maps.Backend]:
 		return splice.Result{End: telemetry.EndReset, ClosedBy: sides[maps.Backend]}
+	case f.State == maps.FlowDone: // endPinned
+		return splice.Result{End: telemetry.EndKilled, ClosedBy: telemetry.SideAgent}
 	}
 	return splice.Result{End: telemetry.EndError, ClosedBy: telemetry.SideAgent}
 }
@@ -243,11 +252,19 @@ func (e *Engine) forget(id maps.FlowID) {
 // are the kernel's, which has no socket for them and says so: that ends a flow that
 // moves. For one that is silent the resets are made here.
 func (e *Engine) kill(s *spliced, end telemetry.End) bool {
+	decree := func(end telemetry.End) {
+		e.mu.Lock()
+		s.decree = end
+		e.mu.Unlock()
+	}
+	// Before the change of state: the sweep may see that first, and tell the end.
+	decree(end)
 	was, err := e.kernel.Transit(s.id, maps.FlowSpliced, maps.FlowDone)
 	if err != nil {
 		e.complain.about(e.logger, "cannot end a flow", err)
 	}
 	if err != nil || was != maps.FlowSpliced {
+		decree(telemetry.EndNone)
 		return false
 	}
 	f, err := e.kernel.Flows.Get(s.id)
