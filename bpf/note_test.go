@@ -69,25 +69,26 @@ func TestAcknowledgementsAreCountedBeyond32Bits(t *testing.T) {
 	f := s.flow()
 	f.Moved[PacketSideCLIENT].Acked = 0xfffffff0
 	s.put(f, s.ends)
+	const window = 0xffff<<7 + 1 // the widest that the client can announce, and a probe
 	for _, step := range []struct {
-		flags byte
-		ack   uint32
-		want  uint64
+		flags    byte
+		seq, ack uint32
+		want     uint64
 	}{
-		{flagACK, 0xfffffff0, 0xfffffff0},
-		{flagACK, 0xffffffff, 0xffffffff},
-		{flagACK, 5, 0x1_00000005},
-		{flagACK, 0xfffffff8, 0x1_00000005}, // an old one
-		{flagACK, 0x10000000, 0x1_10000000},
-		{flagACK, 0x10000000 + 1<<30 - 1, 0x1_4fffffff},
-		{flagACK, 0x4fffffff + 1<<30, 0x1_4fffffff}, // more than any window holds
-		{flagPSH, 0x50000000, 0x1_4fffffff},         // no ACK
-		{flagRST | flagACK, 0x50000000, 0x1_4fffffff},
-		{flagACK, 0x8fffffff - 1, 0x1_8ffffffe},
-		{flagACK, 0xcffffff0, 0x1_cffffff0},
-		{flagACK, 0, 0x2_00000000},
+		{flagACK, 1000, 0xfffffff0, 0xfffffff0},
+		{flagACK, 1000, 0xffffffff, 0xffffffff},
+		{flagACK, 1000, 5, 0x1_00000005},
+		{flagACK, 1000, 0xfffffff8, 0x1_00000005}, // an old one
+		{flagACK, 1000, 5 + window, 0x1_00000005 + window},
+		{flagACK, 1000, 5 + 2*window + 1, 0x1_00000005 + window}, // more than can have been sent
+		{flagACK, 1000, 5 + 1<<30, 0x1_00000005 + window},
+		{flagPSH, 1000, 6 + window, 0x1_00000005 + window}, // no ACK
+		{flagRST | flagACK, 1000, 6 + window, 0x1_00000005 + window},
+		{flagACK, 999, 6 + window, 0x1_00000005 + window}, // from outside of the backend's window
+		{flagACK, 1000 + 1<<30, 6 + window, 0x1_00000005 + window},
+		{flagACK, 1000, 6 + window, 0x1_00000006 + window},
 	} {
-		s.fromClient(step.flags, 1, step.ack, "")
+		s.fromClient(step.flags, step.seq, step.ack, "")
 		s.wantAcked(PacketSideCLIENT, step.want)
 	}
 	s.wantAcked(PacketSideBACKEND, 11000)
@@ -221,8 +222,15 @@ func TestResets(t *testing.T) {
 				s.wantEvents()
 				return
 			}
-			s.wantMarks(PacketMarkMARK_RST_CLIENT)
+			want := PacketMarkMARK_RST_CLIENT
+			if c.seq == 1000 {
+				want |= PacketMarkMARK_RST_EXACT
+			}
+			s.wantMarks(want)
 			s.wantEvents(endedEvent)
+			// It is asked back, unless it was believed.
+			s.fromBackend(flagACK, 5000, 11000, "")
+			s.wantMarks(want | PacketMarkMARK_RST_DOUBTED)
 			s.fromClient(flagRST, c.seq, 0, "")
 			s.wantEvents()
 			if s.flow().Closed == 0 {
@@ -233,7 +241,7 @@ func TestResets(t *testing.T) {
 	t.Run("of the backend", func(t *testing.T) {
 		s := splice(t, ends4)
 		s.fromBackend(flagRST|flagACK, 5000, 11000, "")
-		s.wantMarks(PacketMarkMARK_RST_BACKEND)
+		s.wantMarks(PacketMarkMARK_RST_BACKEND | PacketMarkMARK_RST_EXACT)
 		s.wantEvents(endedEvent)
 	})
 }
@@ -271,7 +279,7 @@ func TestEachCauseOfAnEndIsToldOnce(t *testing.T) {
 		s := splice(t, ends4)
 		s.fromClient(flagRST, 1000, 0, "")
 		s.fromBackend(flagRST, 5000, 0, "")
-		s.wantMarks(PacketMarkMARK_RST_CLIENT | PacketMarkMARK_RST_BACKEND)
+		s.wantMarks(PacketMarkMARK_RST_CLIENT | PacketMarkMARK_RST_BACKEND | PacketMarkMARK_RST_EXACT)
 		s.fromClient(flagRST, 1000, 0, "")
 		s.fromBackend(flagRST, 5000, 0, "")
 		s.wantEvents(endedEvent, endedEvent)
@@ -282,7 +290,7 @@ func TestEachCauseOfAnEndIsToldOnce(t *testing.T) {
 		s.fromBackend(flagFIN|flagACK, 5000, 11001, "")
 		s.fromClient(flagACK, 1001, 25001, "")
 		s.fromBackend(flagRST, 5001, 0, "")
-		s.wantMarks(closedByClient | closedByBackend | PacketMarkMARK_RST_BACKEND)
+		s.wantMarks(closedByClient | closedByBackend | PacketMarkMARK_RST_BACKEND | PacketMarkMARK_RST_EXACT)
 		s.fromBackend(flagRST, 5001, 0, "")
 		s.fromClient(flagACK, 1001, 25001, "")
 		s.wantEvents(endedEvent, endedEvent)
@@ -293,7 +301,7 @@ func TestEachCauseOfAnEndIsToldOnce(t *testing.T) {
 		s.fromBackend(flagFIN|flagACK, 5000, 11001, "")
 		s.fromBackend(flagRST, 5001, 0, "")
 		s.fromClient(flagACK, 1001, 25001, "")
-		s.wantMarks(closedByClient | closedByBackend | PacketMarkMARK_RST_BACKEND)
+		s.wantMarks(closedByClient | closedByBackend | PacketMarkMARK_RST_BACKEND | PacketMarkMARK_RST_DOUBTED)
 		s.fromBackend(flagRST, 5001, 0, "")
 		s.fromClient(flagACK, 1001, 25001, "")
 		s.wantEvents(endedEvent, endedEvent)
@@ -338,6 +346,15 @@ func TestSYNOnTheTuple(t *testing.T) {
 			s.wantEvents()
 		})
 	}
+	t.Run("of a flow with a reset that the other end asked back for", func(t *testing.T) {
+		s := splice(t, ends4)
+		f := s.flow()
+		f.Marks = PacketMarkMARK_RST_CLIENT | PacketMarkMARK_RST_DOUBTED
+		s.put(f, s.ends)
+		s.client.lastACK = 25000
+		s.translates(syn(s.ends), s.client, skbContext{})
+		s.wantState(PacketStateSPLICED)
+	})
 	t.Run("and ACK of an ended flow", func(t *testing.T) {
 		s := splice(t, ends4)
 		f := s.flow()

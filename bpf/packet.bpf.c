@@ -17,12 +17,17 @@
 #include "packet_translate.h"
 #include "packet_icmp.h"
 
+static __always_inline bool was_reset(__u32 marks)
+{
+	return marks & (MARK_RST_CLIENT | MARK_RST_BACKEND) && (marks & MARK_RST_EXACT || !(marks & MARK_RST_DOUBTED));
+}
+
 /* May either end have forgotten the connection, as far as it is known here? */
 static __always_inline bool over(const struct flow *f)
 {
 	const __u32 both = MARK_FIN_CLIENT | MARK_FIN_BACKEND;
 
-	return (f->marks & both) == both || f->marks & (MARK_RST_CLIENT | MARK_RST_BACKEND);
+	return (f->marks & both) == both || was_reset(f->marks);
 }
 
 /*

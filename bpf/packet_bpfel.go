@@ -90,6 +90,8 @@ const (
 	PacketMarkMARK_RST_CLIENT        PacketMark = 16
 	PacketMarkMARK_RST_BACKEND       PacketMark = 32
 	PacketMarkMARK_FIRST_BACKEND     PacketMark = 64
+	PacketMarkMARK_RST_EXACT         PacketMark = 128
+	PacketMarkMARK_RST_DOUBTED       PacketMark = 256
 )
 
 type PacketPacketCount uint32

@@ -109,8 +109,8 @@ type Flow struct {
 	// NextAck is the sequence number that each side wants next: that of an RST to
 	// it.
 	NextAck [2]uint32
-	// FIN: each side has sent one; FINAcked: it was acknowledged; RST: sent a
-	// plausible one.
+	// FIN: each side has sent one; FINAcked: it was acknowledged; RST: sent one that
+	// the other side seems to have believed.
 	FIN, FINAcked, RST [2]bool
 	// First is who sent the first FIN.
 	First Side
@@ -329,7 +329,10 @@ func decodeFlow(v *bpf.PacketFlow) Flow {
 	has := func(m bpf.PacketMark) bool { return v.Marks&m != 0 }
 	f.FIN = [2]bool{has(bpf.PacketMarkMARK_FIN_CLIENT), has(bpf.PacketMarkMARK_FIN_BACKEND)}
 	f.FINAcked = [2]bool{has(bpf.PacketMarkMARK_FIN_ACKED_CLIENT), has(bpf.PacketMarkMARK_FIN_ACKED_BACKEND)}
-	f.RST = [2]bool{has(bpf.PacketMarkMARK_RST_CLIENT), has(bpf.PacketMarkMARK_RST_BACKEND)}
+	// Who was asked back and has not answered did not send it.
+	if has(bpf.PacketMarkMARK_RST_EXACT) || !has(bpf.PacketMarkMARK_RST_DOUBTED) {
+		f.RST = [2]bool{has(bpf.PacketMarkMARK_RST_CLIENT), has(bpf.PacketMarkMARK_RST_BACKEND)}
+	}
 	if has(bpf.PacketMarkMARK_FIRST_BACKEND) {
 		f.First = Backend
 	}

@@ -111,6 +111,8 @@ enum mark {
 	MARK_RST_CLIENT = 16,       /* a plausible RST seen, from that side */
 	MARK_RST_BACKEND = 32,
 	MARK_FIRST_BACKEND = 64,    /* the backend's FIN was the first */
+	MARK_RST_EXACT = 128,       /* an RST had the very number that the other side expects */
+	MARK_RST_DOUBTED = 256,     /* a bare ACK came after an RST: not believed unless one was exact */
 };
 
 /*

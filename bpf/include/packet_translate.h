@@ -334,6 +334,12 @@ static __always_inline bool after(__u32 a, __u32 b)
 	return (__s32)(a - b) > 0;
 }
 
+/* The most that a side can have announced to take, and one more: a probe of a closed window. */
+static __always_inline __u32 window_max(const struct flow *f, __u32 side)
+{
+	return (0xffffU << (f->legs[side & 1].wscale_in & 15)) + 1;
+}
+
 /*
  * Is a sequence number one that the receiver could have announced a window for? Who
  * does not see the connection can only guess at one (RFC 5961, section 3).
@@ -342,7 +348,7 @@ static __always_inline bool plausible(const struct flow *f, __u32 side, __u32 se
 {
 	__u32 ahead = seq + f->legs[side & 1].seq_delta - (__u32)f->moved[!side].acked;
 
-	return ahead <= 0xffffU << (f->legs[!side].wscale_in & 15);
+	return ahead < window_max(f, !side);
 }
 
 /*
@@ -357,32 +363,41 @@ static __always_inline void note(struct __sk_buff *skb, __u64 id, struct flow *f
 
 	__sync_fetch_and_add(&own->packets, skb->gso_segs > 1 ? skb->gso_segs : 1);
 	if (p->flags & TH_RST) {
-		if (plausible(f, side, p->seq))
+		if (plausible(f, side, p->seq)) {
 			new = side == CLIENT ? MARK_RST_CLIENT : MARK_RST_BACKEND;
+			if (p->seq + f->legs[side & 1].seq_delta == (__u32)other->acked)
+				new |= MARK_RST_EXACT;
+			f->closed = now;
+		}
 	} else {
+		/* An ACK from nowhere is not believed (RFC 9293, section 3.10.7.4), and changes nothing here. */
+		bool ack = p->flags & TH_ACK && plausible(f, side, p->seq + p->payload + !!(p->flags & TH_FIN));
+		__u32 more = p->ack - (__u32)own->acked;
+
 		if (own->seen != now)
 			own->seen = now;
-		if (p->flags & TH_ACK) {
-			__s32 more = p->ack - (__u32)own->acked;
-
-			/* Both writers of a race write what is true; the later packet mends it. */
-			if (more > 0 && more < 1 << 30)
-				own->acked += more;
-		}
+		/* Who asks back for an inexact RST does so by a bare ACK (RFC 5961, section 3.2). */
+		if (marks & (MARK_RST_CLIENT | MARK_RST_BACKEND) && ack && !p->payload)
+			new |= MARK_RST_DOUBTED;
+		/*
+		 * Nor one of more than a window after the last: it cannot have been sent.
+		 * Both writers of a race write what is true; the later packet mends it.
+		 */
+		ack = ack && (more <= window_max(f, side) || (__s32)more < 0);
+		if (ack && (__s32)more > 0)
+			own->acked += more;
 		if (p->flags & TH_FIN && plausible(f, side, p->seq + p->payload)) {
 			own->fin = p->seq + p->payload + 1;
-			new = side == CLIENT ? MARK_FIN_CLIENT : MARK_FIN_BACKEND;
+			new |= side == CLIENT ? MARK_FIN_CLIENT : MARK_FIN_BACKEND;
 			if (side == BACKEND && !(marks & MARK_FIN_CLIENT))
 				new |= MARK_FIRST_BACKEND;
 		}
 		/* Has the other side's FIN arrived here? */
-		if ((side == CLIENT ? marks & MARK_FIN_BACKEND : marks & MARK_FIN_CLIENT) && p->flags & TH_ACK &&
+		if ((side == CLIENT ? marks & MARK_FIN_BACKEND : marks & MARK_FIN_CLIENT) && ack &&
 		    !after(other->fin + f->legs[!side].seq_delta, p->ack))
 			new |= side == CLIENT ? MARK_FIN_ACKED_BACKEND : MARK_FIN_ACKED_CLIENT;
 	}
 	new &= ~marks;
-	if (p->flags & TH_RST)
-		f->closed = now;
 	if (!new)
 		return;
 	marks = __sync_fetch_and_or(&f->marks, new) | new;

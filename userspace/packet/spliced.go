@@ -22,7 +22,7 @@ type spliced struct {
 	idle, halfClose time.Duration
 	hello           uint32
 	finished        bool          // its end was told
-	decree          telemetry.End // why kill ends it
+	killed          telemetry.End // why the agent is ending it, if it is
 	gone            time.Duration // of CLOCK_MONOTONIC: when the tuples were taken out; 0: they are in
 	counted         [2]uint64     // of moved
 	moved           [2]*atomic.Int64
@@ -119,12 +119,13 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 	e.count(s, f)
 	switch {
 	case f.State == maps.FlowDone:
-		r := endOf(f)
 		e.mu.Lock()
-		if s.decree != telemetry.EndNone { // kill is about to say so itself
-			r = splice.Result{End: s.decree, ClosedBy: telemetry.SideAgent}
-		}
+		killed := s.killed
 		e.mu.Unlock()
+		r := endOf(f)
+		if killed != telemetry.EndNone { // and its killer is a step behind
+			r = splice.Result{End: killed, ClosedBy: telemetry.SideAgent}
+		}
 		e.finish(s, f, r)
 		e.remove(s, f)
 	case f.FINAcked == [2]bool{true, true}:
@@ -252,19 +253,18 @@ func (e *Engine) forget(id maps.FlowID) {
 // are the kernel's, which has no socket for them and says so: that ends a flow that
 // moves. For one that is silent the resets are made here.
 func (e *Engine) kill(s *spliced, end telemetry.End) bool {
-	decree := func(end telemetry.End) {
+	mark := func(end telemetry.End) {
 		e.mu.Lock()
-		s.decree = end
+		s.killed = end
 		e.mu.Unlock()
 	}
-	// Before the change of state: the sweep may see that first, and tell the end.
-	decree(end)
+	mark(end)
 	was, err := e.kernel.Transit(s.id, maps.FlowSpliced, maps.FlowDone)
 	if err != nil {
 		e.complain.about(e.logger, "cannot end a flow", err)
 	}
 	if err != nil || was != maps.FlowSpliced {
-		decree(telemetry.EndNone)
+		mark(telemetry.EndNone)
 		return false
 	}
 	f, err := e.kernel.Flows.Get(s.id)
