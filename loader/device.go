@@ -158,14 +158,17 @@ const (
 )
 
 func (p *Packet) clsact(a *attachment, i int, prog *ebpf.Program) error {
-	q := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: a.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := netlink.QdiscAdd(q); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := netlink.QdiscAdd(clsactQdisc(a.index)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add clsact: %w", err)
 	}
 	if err := netlink.FilterReplace(clsactFilter(a.index, i, prog.FD())); err != nil {
 		return fmt.Errorf("clsact %s: %w", hooks[i].name, err)
 	}
 	return nil
+}
+
+func clsactQdisc(index int) *netlink.Clsact {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
 }
 
 func clsactFilter(index, hook, fd int) *netlink.BpfFilter {

@@ -216,14 +216,17 @@ func (p *Packet) Reroute(id maps.FlowID, side maps.Side, device int) error {
 // ReadPacket opens the flows of the state at path to read them, beside an agent or
 // without one. No state is os.ErrNotExist. The caller calls done.
 func ReadPacket(path string) (flows maps.Flows, records maps.Records, done func(), err error) {
-	options := &ebpf.LoadPinOptions{ReadOnly: true}
-	f, err := ebpf.LoadPinnedMap(filepath.Join(path, layoutDir, "flows"), options)
+	spec, err := bpf.LoadPacket()
 	if err != nil {
-		return flows, records, nil, fmt.Errorf("read flows: %w", err)
+		return flows, records, nil, fmt.Errorf("read programs: %w", err)
 	}
-	r, err := ebpf.LoadPinnedMap(filepath.Join(path, layoutDir, "records"), options)
+	f, err := readPinned(spec.Maps[bpf.PacketMapFlows], filepath.Join(path, layoutDir))
 	if err != nil {
-		return flows, records, nil, errors.Join(fmt.Errorf("read records: %w", err), f.Close())
+		return flows, records, nil, err
+	}
+	r, err := readPinned(spec.Maps[bpf.PacketMapRecords], filepath.Join(path, layoutDir))
+	if err != nil {
+		return flows, records, nil, errors.Join(err, f.Close())
 	}
 	return maps.NewFlows(f), maps.NewRecords(r), func() { _, _ = f.Close(), r.Close() }, nil
 }
@@ -258,4 +261,20 @@ func UnloadPacket(path string) error {
 		return fmt.Errorf("unload: %w", err)
 	}
 	return nil
+}
+
+// readPinned opens a map for reading; one of another layout is ErrForeign.
+func readPinned(spec *ebpf.MapSpec, dir string) (*ebpf.Map, error) {
+	at := filepath.Join(dir, spec.Name)
+	m, err := ebpf.LoadPinnedMap(at, &ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return nil, fmt.Errorf("read %s: %w (needs root)", at, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", at, err)
+	}
+	if err := spec.Compatible(m); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s is of another version: %w", ErrForeign, at, err), m.Close())
+	}
+	return m, nil
 }

@@ -13,8 +13,6 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-
-	"github.com/spliceway/spliceway/bpf"
 )
 
 // bpfChecks are what the programs of this version need.
@@ -40,10 +38,13 @@ func packetChecks() []check {
 	}
 	tcx := feature("tcx link", "6.6", "attach tc programs beside those of others")
 	tcx.Without = "nothing but a way to attach: clsact is used"
-	return []check{
+	clsact := feature("clsact", "4.5", "attach tc programs where there is no tcx")
+	clsact.Without = "nothing where there is tcx, else all flows have the engine splice"
+	return append([]check{
 		{feature("kernel BTF", "5.4", "tell programs how this kernel's structures are laid out"), askBTF},
 		{feature("tc program", "4.1", "change and redirect packets at a device"), hasProgram(ebpf.SchedCLS)},
 		{tcx, askTCX},
+		{clsact, askClsact},
 		{feature("ring buffer", "5.8", "carry events from programs to user space"), hasMap(ebpf.RingBuf)},
 		{feature("syscall program", "5.14", "run a program on user space's call"), hasProgram(ebpf.Syscall)},
 		{feature("compare-and-swap", "5.12", "change state that several CPUs write"), askCompareAndSwap},
@@ -52,22 +53,8 @@ func packetChecks() []check {
 		{feature("bpf_redirect_neigh", "5.10", "send a packet out with the neighbour's address filled in"), hasTCHelper(asm.FnRedirectNeigh)},
 		{feature("bpf_ktime_get_coarse_ns", "5.11", "tell the time cheaply"), hasTCHelper(asm.FnKtimeGetCoarseNs)},
 		{feature("bpf_loop", "5.17", "walk TCP options in any layout"), hasTCHelper(asm.FnLoop)},
-		{feature("packet programs", "6.1", "all of them together, as this kernel's verifier sees them"), askPacketPrograms},
-	}
-}
-
-// askPacketPrograms loads the programs, without attaching or pinning anything.
-func askPacketPrograms() (string, error) {
-	var objs bpf.PacketObjects
-	err := bpf.LoadPacketObjects(&objs, nil)
-	if err == nil {
-		return "", objs.Close()
-	}
-	if errors.Is(err, unix.EPERM) {
-		return "", err
-	}
-	// The verifier's last word is the error's text.
-	return err.Error(), ErrNotSupported
+		{feature("map batch operations", "5.6", "look at all flows at little cost"), askBatch},
+	}, packetProgramChecks(feature)...)
 }
 
 // unusedBPFChecks are abilities that no program of this version uses.

@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/bpf"
 )
 
 // What the host's owner sets up, which a test cannot ask for.
@@ -36,6 +40,40 @@ func newerThan(version, kernel string) bool {
 	_, _ = fmt.Sscanf(version, "%d.%d", &v[0], &v[1])
 	_, _ = fmt.Sscanf(kernel, "%d.%d", &k[0], &k[1])
 	return v[0] > k[0] || v[0] == k[0] && v[1] > k[1]
+}
+
+// Each program that the packet engine loads has a line, and one that the verifier
+// refuses says why.
+func TestProbeLoadsThePrograms(t *testing.T) {
+	requireRoot(t)
+	spec, err := bpf.LoadPacket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed, there []string
+	for _, c := range packetChecks() {
+		if name, ok := strings.CutPrefix(c.Name, "program "); ok {
+			listed = append(listed, name)
+		}
+	}
+	for name := range spec.Programs {
+		there = append(there, name)
+	}
+	slices.Sort(listed)
+	slices.Sort(there)
+	if diff := cmp.Diff(there, listed); diff != "" {
+		t.Errorf("programs (-loaded +listed):\n%s", diff)
+	}
+
+	spec.Programs[bpf.PacketProgPacketTransit].Instructions = asm.Instructions{asm.Return()}
+	status, detail := answer(loadsAlone(spec, bpf.PacketProgPacketTransit)())
+	if status != No || !strings.HasPrefix(detail, "the verifier refuses it: ") || !strings.Contains(detail, "R0") {
+		t.Errorf("a program that is wrong: %s, %q", status, detail)
+	}
+	// The others do not suffer for it.
+	if status, detail := answer(loadsAlone(spec, bpf.PacketProgPacketReroute)()); status != Yes {
+		t.Errorf("a program beside it: %s, %q", status, detail)
+	}
 }
 
 func TestProbeDescribesEachFeature(t *testing.T) {
@@ -78,7 +116,7 @@ func TestProbeWithoutPrivilegesCannotTell(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]Status{"splice": Yes, "TCP_DEFER_ACCEPT": Yes, "sk_lookup program": Unknown,
-		"sockmap": Unknown, "tcx link": Unknown, "bpf_skc_lookup_tcp": Unknown, "TCP_REPAIR": Unknown} {
+		"sockmap": Unknown, "tcx link": Unknown, "clsact": Unknown, "map batch operations": Unknown, "program packet_ingress": Unknown, "bpf_skc_lookup_tcp": Unknown, "TCP_REPAIR": Unknown} {
 		if got[name] != want {
 			t.Errorf("%s: got %s, want %s", name, got[name], want)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/spliceway/spliceway/loader"
+	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/control"
 	"github.com/spliceway/spliceway/userspace/packet"
 	"github.com/spliceway/spliceway/userspace/splice"
@@ -173,10 +174,25 @@ func (c flowsKillCmd) Run(e env) error {
 type unloadCmd struct {
 	bpffsFlag
 	SourcePorts string `help:"The ports to give back: sourcePorts of the agent's file (default ${sourcePorts})." placeholder:"FIRST-LAST" default:"${sourcePorts}"`
+	Config      string `help:"Take both from the agent's file instead." placeholder:"FILE" short:"c"`
+}
+
+func (unloadCmd) Help() string {
+	return `For the network namespace that the agent ran in, once it is stopped: ends the
+flows that go on in the kernel, with a reset on both sides, and removes programs,
+maps and the reservation of source ports. Of flows that it ends there are no lines
+in the access log.`
 }
 
 // Run is the command.
 func (c unloadCmd) Run(e env) error {
+	if c.Config != "" {
+		cfg, err := config.Load(c.Config)
+		if err != nil {
+			return err
+		}
+		c.BPFFS, c.SourcePorts = cfg.BPFFS, cfg.SourcePorts
+	}
 	var first, last uint16
 	if _, err := fmt.Sscanf(c.SourcePorts, "%d-%d", &first, &last); err != nil || first == 0 || first > last {
 		return fmt.Errorf("--source-ports: expected FIRST-LAST, found %q", c.SourcePorts)

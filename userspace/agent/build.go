@@ -27,6 +27,7 @@ type generation struct {
 type pool struct {
 	*upstream.Pool
 	spec   upstream.Spec
+	packet bool // it dials for engine packet
 	active *atomic.Int64
 }
 
@@ -91,16 +92,17 @@ func either(own *time.Duration, general time.Duration) time.Duration {
 // pool is the running generation's pool if it is the same, else a new one.
 func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
 	spec := poolSpec(cfg, e)
+	packet := a.dialsForPacket(cfg, e)
 	active := new(atomic.Int64)
 	if a.current != nil {
 		if old := a.current.pools[e.Name]; old != nil {
-			if old.spec.Equal(spec) {
+			if old.spec.Equal(spec) && old.packet == packet {
 				return old
 			}
 			active = old.active
 		}
 	}
-	p := &pool{spec: spec, active: active}
+	p := &pool{spec: spec, packet: packet, active: active}
 	p.Pool = upstream.New(spec, upstream.Options{
 		Endpoint: e.Name, Dialer: a.dialer(cfg, e), Resolver: net.DefaultResolver,
 		Logger: a.logger, Observer: a.metrics.Endpoint(e.Name),

@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/spliceway/spliceway/loader"
 	"github.com/spliceway/spliceway/userspace/config"
@@ -19,7 +20,9 @@ type engines struct {
 	splice *splice.Splicer
 	packet *packet.Engine // nil: none
 	tried  bool           // packet was asked for before
-	undo   func()         // takes back what packet changed on the host, while it has no flow
+	// live is packet, for goroutines that are not Run's: a reload may be what opens it.
+	live atomic.Pointer[packet.Engine]
+	undo func() // takes back what packet changed on the host, while it has no flow
 }
 
 // wantsPacket tells whether any endpoint may have engine packet.
@@ -71,6 +74,7 @@ func (a *agent) openPacket(cfg *config.Config) error {
 	}
 	a.metrics.CountPackets(kernel.Counts.Read)
 	a.engines.packet, a.engines.tried = e, true
+	a.engines.live.Store(e)
 	if kernel.Fresh {
 		a.engines.undo = func() {
 			_ = errors.Join(loader.UnloadPacket(cfg.BPFFS), loader.ReleasePorts(cfg.FirstPort, cfg.LastPort))
@@ -97,10 +101,14 @@ func (a *agent) engine(cfg *config.Config, e *config.Endpoint) (splice.Engine, t
 
 // dialer is an endpoint's.
 func (a *agent) dialer(cfg *config.Config, e *config.Endpoint) upstream.Dialer {
-	if a.engines.packet != nil && engineOf(cfg, e) != "splice" {
+	if a.dialsForPacket(cfg, e) {
 		return a.engines.packet.Dialer(a.poller)
 	}
 	return a.poller
+}
+
+func (a *agent) dialsForPacket(cfg *config.Config, e *config.Endpoint) bool {
+	return a.engines.packet != nil && engineOf(cfg, e) != "splice"
 }
 
 // String names the engines for the log.
@@ -124,19 +132,19 @@ func (e *engines) close() {
 	_ = e.splice.Close()
 }
 
-// list and kill are of the flows of both engines.
+// list and kill are of the flows of both engines; any goroutine may call them.
 func (e *engines) list() []splice.FlowInfo {
 	list := e.splice.List()
-	if e.packet != nil {
-		list = append(list, e.packet.List()...)
+	if p := e.live.Load(); p != nil {
+		list = append(list, p.List()...)
 	}
 	return list
 }
 
 func (e *engines) kill(match func(*splice.FlowInfo) bool) int {
 	killed := e.splice.Kill(match)
-	if e.packet != nil {
-		killed += e.packet.Kill(match)
+	if p := e.live.Load(); p != nil {
+		killed += p.Kill(match)
 	}
 	return killed
 }

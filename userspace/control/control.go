@@ -8,13 +8,14 @@ package control
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,16 +50,24 @@ type Flows struct {
 	Kill func(match func(*splice.FlowInfo) bool) int
 }
 
+// longestAddress is what an address of a unix socket has room for (unix(7)).
+const longestAddress = 107
+
 // address is the socket of the agent that has its state at bpffs: one agent, one
-// path, so one name.
+// path, so one name. A path that does not fit is there by its hash.
 func address(bpffs string) *net.UnixAddr {
-	return &net.UnixAddr{Net: "unix", Name: "@spliceway" + bpffs}
+	bpffs = filepath.Clean(bpffs)
+	name := "@spliceway" + bpffs
+	if len(name) > longestAddress {
+		name = fmt.Sprintf("@spliceway-%x", sha256.Sum256([]byte(bpffs)))
+	}
+	return &net.UnixAddr{Net: "unix", Name: name}
 }
 
 // Server answers.
 type Server struct {
 	http *http.Server
-	l    net.Listener
+	done chan struct{} // closed when the socket is
 }
 
 // Listen serves on the agent's socket. The caller closes what it gets.
@@ -77,50 +86,41 @@ func Listen(bpffs string, flows Flows) (*Server, error) {
 		}
 		answer(w, flows.Kill(s.Has))
 	})
-	s := &Server{l: &trusted{l}, http: &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute}}
-	go func() { _ = s.http.Serve(s.l) }()
+	s := &Server{&http.Server{Handler: private(mux), ConnContext: withPeer, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute}, make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		_ = s.http.Serve(l)
+	}()
 	return s, nil
 }
 
-// Close ends it.
-func (s *Server) Close() error { return s.http.Close() }
+// Close ends it. The socket is another's to take when it returns.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	<-s.done
+	return err
+}
 
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // to a reader that goes away there is nothing to say
 }
 
-// trusted closes connections from anybody but root and the agent's own user.
-type trusted struct{ *net.UnixListener }
-
-// Accept is net.Listener's.
-func (t *trusted) Accept() (net.Conn, error) {
-	for {
-		c, err := t.AcceptUnix()
-		if err != nil {
-			return nil, err
+// private refuses everybody but root and the agent's own user.
+func private(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err, refused := r.Context().Value(peerKey{}).(error); refused {
+			http.Error(w, err.Error()+": run the command as root, or as the agent's user", http.StatusForbidden)
+			return
 		}
-		if peer, err := peerOf(c); err == nil && (peer == 0 || int(peer) == os.Geteuid()) {
-			return c, nil
-		}
-		_ = c.Close()
-	}
+		next.ServeHTTP(w, r)
+	})
 }
 
-// peerOf is the user at the other end (SO_PEERCRED, unix(7)).
-func peerOf(c *net.UnixConn) (uid uint32, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil {
-		return 0, cerr
-	}
-	if err != nil {
-		return 0, err
-	}
-	return cred.Uid, nil
+type peerKey struct{}
+
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, trusted(c))
 }
 
 // ErrNoAgent: nobody has the socket.
@@ -140,19 +140,27 @@ func NewClient(bpffs string) *Client {
 			if errors.Is(err, unix.ECONNREFUSED) {
 				return nil, ErrNoAgent
 			}
-			return c, err
+			if err != nil {
+				return nil, err
+			}
+			if err := trusted(c); err != nil {
+				return nil, errors.Join(fmt.Errorf("%s is not the agent's: %w", address(bpffs).Name, err), c.Close())
+			}
+			return c, nil
 		},
 	}}}
 }
 
 // List asks for the flows.
 func (c *Client) List(ctx context.Context) (list []splice.FlowInfo, err error) {
-	return list, c.do(ctx, http.MethodGet, "/flows", nil, &list)
+	err = c.do(ctx, http.MethodGet, "/flows", nil, &list)
+	return list, err
 }
 
 // Kill has flows ended, and returns how many were.
 func (c *Client) Kill(ctx context.Context, s Selection) (killed int, err error) {
-	return killed, c.do(ctx, http.MethodPost, "/flows/kill", s, &killed)
+	err = c.do(ctx, http.MethodPost, "/flows/kill", s, &killed)
+	return killed, err
 }
 
 func (c *Client) do(ctx context.Context, method, path string, send, into any) error {
@@ -173,7 +181,7 @@ func (c *Client) do(ctx context.Context, method, path string, send, into any) er
 		if errors.Is(err, ErrNoAgent) {
 			return ErrNoAgent
 		}
-		return fmt.Errorf("ask the agent: %w (it answers root and its own user)", err)
+		return fmt.Errorf("ask the agent: %w", err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {

@@ -103,7 +103,7 @@ func TestOthersAreNotAnswered(t *testing.T) {
 	cmd.Dir, cmd.Env = "/", append(os.Environ(), child+"="+serve(t, splice.FlowInfo{ID: "secret"}))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "it answers root and its own user") {
+	if err != nil || !strings.Contains(string(out), "run the command as root, or as the agent's user") || strings.Contains(string(out), "secret") {
 		t.Errorf("%v: %s", err, out)
 	}
 }

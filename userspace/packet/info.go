@@ -30,7 +30,17 @@ func (e *Engine) Kill(match func(*splice.FlowInfo) bool) (killed int) {
 		e.mu.Lock()
 		s := e.spliced[id]
 		e.mu.Unlock()
-		if s != nil && e.kill(s, telemetry.EndKilled) {
+		var ended bool
+		var err error
+		if s != nil {
+			ended = e.kill(s, telemetry.EndKilled)
+		} else { // Leave gave it up, or its event is still to come
+			ended, err = endPinned(e.kernel, e.resets, id)
+		}
+		if err != nil {
+			e.complain.about(e.logger, "cannot end a flow", err)
+		}
+		if ended {
 			killed++
 		}
 	}
@@ -100,19 +110,27 @@ func KillPinned(path string, match func(*splice.FlowInfo) bool) (killed int, err
 		if !match(&i) {
 			continue
 		}
-		was, err := kernel.Transit(id, maps.FlowSpliced, maps.FlowDone)
-		if err != nil || was != maps.FlowSpliced {
-			errs = append(errs, err)
-			continue
-		}
-		killed++
-		f, err := kernel.Flows.Get(id)
-		if err == nil {
-			err = resets.send(&f)
+		ended, err := endPinned(kernel, resets, id)
+		if ended {
+			killed++
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("flow %s: %w", i.ID, err))
 		}
 	}
 	return killed, errors.Join(errs...)
+}
+
+// endPinned ends a flow in the kernel and on the wire, and tells whether it did. Its
+// log line is left to whoever finds it in state done.
+func endPinned(kernel *loader.Packet, resets resetSender, id maps.FlowID) (ended bool, err error) {
+	was, err := kernel.Transit(id, maps.FlowSpliced, maps.FlowDone)
+	if err != nil || was != maps.FlowSpliced {
+		return false, err
+	}
+	f, err := kernel.Flows.Get(id)
+	if err == nil {
+		err = resets.send(&f)
+	}
+	return true, err
 }

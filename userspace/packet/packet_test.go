@@ -133,13 +133,14 @@ func TestEndOf(t *testing.T) {
 		flow maps.Flow
 		want splice.Result
 	}{
-		"client first":      {maps.Flow{FIN: both, FINAcked: both, First: maps.Client}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideClient}},
-		"backend first":     {maps.Flow{FIN: both, FINAcked: both, First: maps.Backend}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideUpstream}},
-		"reset after both":  {maps.Flow{FIN: both, FINAcked: both, RST: both}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideClient}},
-		"reset by client":   {maps.Flow{RST: [2]bool{true, false}}, splice.Result{End: telemetry.EndReset, ClosedBy: telemetry.SideClient}},
-		"reset by backend":  {maps.Flow{FIN: both, RST: [2]bool{false, true}}, splice.Result{End: telemetry.EndReset, ClosedBy: telemetry.SideUpstream}},
-		"given back by us":  {maps.Flow{State: maps.FlowDone}, splice.Result{End: telemetry.EndError, ClosedBy: telemetry.SideAgent}},
-		"half of both FINs": {maps.Flow{FIN: both, FINAcked: [2]bool{true, false}}, splice.Result{End: telemetry.EndError, ClosedBy: telemetry.SideAgent}},
+		"client first":        {maps.Flow{FIN: both, FINAcked: both, First: maps.Client}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideClient}},
+		"backend first":       {maps.Flow{FIN: both, FINAcked: both, First: maps.Backend}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideUpstream}},
+		"reset after both":    {maps.Flow{FIN: both, FINAcked: both, RST: both}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideClient}},
+		"reset by client":     {maps.Flow{RST: [2]bool{true, false}}, splice.Result{End: telemetry.EndReset, ClosedBy: telemetry.SideClient}},
+		"reset by backend":    {maps.Flow{FIN: both, RST: [2]bool{false, true}}, splice.Result{End: telemetry.EndReset, ClosedBy: telemetry.SideUpstream}},
+		"killed by endPinned": {maps.Flow{State: maps.FlowDone, FIN: [2]bool{true, false}}, splice.Result{End: telemetry.EndKilled, ClosedBy: telemetry.SideAgent}},
+		"replaced":            {maps.Flow{State: maps.FlowDone, FIN: both, FINAcked: both, First: maps.Backend}, splice.Result{End: telemetry.EndEOF, ClosedBy: telemetry.SideUpstream}},
+		"half of both FINs":   {maps.Flow{FIN: both, FINAcked: [2]bool{true, false}}, splice.Result{End: telemetry.EndError, ClosedBy: telemetry.SideAgent}},
 	} {
 		if got := endOf(&tt.flow); got != tt.want {
 			t.Errorf("%s: got %v, want %v", name, got, tt.want)

@@ -186,6 +186,8 @@ func endOf(f *maps.Flow) splice.Result {
 		return splice.Result{End: telemetry.EndReset, ClosedBy: sides[maps.Client]}
 	case f.RST[maps.Backend]:
 		return splice.Result{End: telemetry.EndReset, ClosedBy: sides[maps.Backend]}
+	case f.State == maps.FlowDone: // endPinned
+		return splice.Result{End: telemetry.EndKilled, ClosedBy: telemetry.SideAgent}
 	}
 	return splice.Result{End: telemetry.EndError, ClosedBy: telemetry.SideAgent}
 }
