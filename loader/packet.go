@@ -152,7 +152,11 @@ func checkPins(path string) error {
 		if err != nil {
 			return fmt.Errorf("%w: %s is not a map of the agent's (%v): remove it, or set bpffs to another directory", ErrForeign, at, err)
 		}
+		err = spec.Maps[e.Name()].Compatible(m)
 		_ = m.Close()
+		if err != nil {
+			return fmt.Errorf("%w: %s is a map of another version (%v): end its flows with spliceway unload --bpffs %s", ErrForeign, at, err, path)
+		}
 	}
 	return nil
 }

@@ -77,11 +77,7 @@ func launch(t *testing.T, n *testenv.Network, config string) *run {
 	t.Helper()
 	r := &run{t: t, net: n, file: filepath.Join(t.TempDir(), "spliceway.yaml")}
 	r.write(config)
-	r.Process = testenv.MustProcess(t, testenv.ProcessOptions{
-		Namespace: n.Gateway, Path: os.Args[0],
-		// A program with the race detector sleeps for a second at its end.
-		Env: append(os.Environ(), configVariable+"="+r.file, "GORACE=atexit_sleep_ms=0"),
-	})
+	r.Process = testenv.MustProcess(t, r.options())
 	t.Cleanup(func() {
 		for _, l := range r.Log().Lines() {
 			if strings.Contains(l, "DATA RACE") || strings.HasPrefix(l, "panic:") || strings.HasPrefix(l, "fatal error:") {
@@ -91,6 +87,16 @@ func launch(t *testing.T, n *testenv.Network, config string) *run {
 		}
 	})
 	return r
+}
+
+// options are those of the agent's process: another one by the same file is the next
+// agent.
+func (r *run) options() testenv.ProcessOptions {
+	return testenv.ProcessOptions{
+		Namespace: r.net.Gateway, Path: os.Args[0],
+		// A program with the race detector sleeps for a second at its end.
+		Env: append(os.Environ(), configVariable+"="+r.file, "GORACE=atexit_sleep_ms=0"),
+	}
 }
 
 // engine is what the tests run with that do not say: each engine has to do what the

@@ -153,15 +153,16 @@ func Run(ctx context.Context, opts Options) error {
 	} else {
 		defer func() { _ = ctl.Close() }()
 	}
-	change.apply()
-	a.engines.undo = nil // there will be flows
-	a.metrics.ConfigLoaded(len(cfg.Endpoints))
-	a.state.Store(nil)
+	// Before anything is accepted: they have ports, and count for limits.
 	if a.engines.packet != nil {
 		if n := a.engines.packet.Adopt(a.server.Adopt); n > 0 {
 			a.logger.Info("flows of an earlier agent go on", "flows", n)
 		}
 	}
+	change.apply()
+	a.engines.undo = nil // there will be flows
+	a.metrics.ConfigLoaded(len(cfg.Endpoints))
+	a.state.Store(nil)
 	a.logger.Info("ready", "version", opts.Build.Version, "endpoints", len(cfg.Endpoints),
 		"listeners", a.listeners.String(), "engines", a.engines.String(), "admin", adminAddress)
 	a.notify(daemon.SdNotifyReady)
