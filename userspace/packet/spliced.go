@@ -164,6 +164,10 @@ func (e *Engine) count(s *spliced, f *maps.Flow) {
 	}
 }
 
+// clockSlack is by how much the programs' clock, which ticks with the kernel's timer (10 ms
+// at most, CONFIG_HZ), may be behind: no flow is ended early.
+const clockSlack = 12 * time.Millisecond
+
 // timeouts ends a flow on which nothing has moved for too long.
 func (e *Engine) timeouts(s *spliced, f *maps.Flow, now time.Duration) {
 	half := f.FIN != [2]bool{}
@@ -171,7 +175,7 @@ func (e *Engine) timeouts(s *spliced, f *maps.Flow, now time.Duration) {
 	if half {
 		limit, end = s.halfClose, telemetry.EndHalfCloseTimeout
 	}
-	if limit > 0 && now-max(f.Seen, f.Spliced) > limit {
+	if limit > 0 && now-max(f.Seen, f.Spliced) > limit+clockSlack {
 		e.kill(s, end)
 	}
 }
