@@ -321,11 +321,16 @@ func (e *Engine) Adopt(revive func(*telemetry.Record) (done func(*telemetry.Reco
 			m, err = readMemo(b)
 		}
 		if f.State == maps.FlowDone && err == nil {
-			// Ended while there was no agent, by hand.
+			// Given up while there was no agent: by hand, unless it had ended and
+			// a new connection took its tuple.
+			r := splice.Result{End: telemetry.EndKilled, ClosedBy: telemetry.SideAgent}
+			if f.Ended() {
+				r = endOf(&f)
+			}
 			s := &spliced{id: id, hello: uint32(m.hello)}
 			s.done, _ = revive(m.record)
 			s.counted = [2]uint64{splice.In: f.Delivered[maps.Backend], splice.Out: f.Delivered[maps.Client]}
-			e.finish(s, &f, splice.Result{End: telemetry.EndKilled, ClosedBy: telemetry.SideAgent})
+			e.finish(s, &f, r)
 		}
 		if f.State != maps.FlowSpliced || err != nil {
 			// Its sockets died with the agent that had them. What has no record
