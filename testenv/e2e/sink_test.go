@@ -26,7 +26,8 @@ import (
 func sinkAgent(t *testing.T, n *testenv.Network) (cmd *exec.Cmd, stdout, stderr *os.File) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "spliceway.yaml")
-	config := "admin: {address: off}\nendpoints:\n" + endpoint("a", sni("a.test"), netip.AddrPortFrom(n.Backends[0].IPv4(), 1))
+	// No connection becomes a flow; the host's own state is none of a test's.
+	config := "admin: {address: off}\nengine: splice\nendpoints:\n" + endpoint("a", sni("a.test"), netip.AddrPortFrom(n.Backends[0].IPv4(), 1))
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
