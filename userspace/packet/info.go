@@ -5,6 +5,8 @@ package packet
 import (
 	"errors"
 	"fmt"
+	stdmaps "maps"
+	"slices"
 
 	"github.com/spliceway/spliceway/loader"
 	"github.com/spliceway/spliceway/maps"
@@ -14,11 +16,7 @@ import (
 
 // List tells of every flow that is spliced.
 func (e *Engine) List() []splice.FlowInfo {
-	var list []splice.FlowInfo
-	for _, f := range flowsOf(e.kernel.Flows, e.kernel.Records) {
-		list = append(list, f)
-	}
-	return list
+	return slices.Collect(stdmaps.Values(flowsOf(e.kernel.Flows, e.kernel.Records)))
 }
 
 // Kill ends the flows for which match is true with a reset on both sides.
@@ -85,11 +83,7 @@ func ListPinned(path string) ([]splice.FlowInfo, error) {
 		return nil, err
 	}
 	defer done()
-	var list []splice.FlowInfo
-	for _, f := range flowsOf(flows, records) {
-		list = append(list, f)
-	}
-	return list, nil
+	return slices.Collect(stdmaps.Values(flowsOf(flows, records))), nil
 }
 
 // KillPinned ends flows in the state at path while no agent is running (else
