@@ -18,6 +18,7 @@ compile() {
 
 cd "$(dirname "$0")"
 compile Listen listen.bpf.c
-compile -type state -type way -type mark -type reason -type packet_count -type event_kind -type device_flags -type side -type event -type transition Packet packet.bpf.c
+compile -type state -type way -type mark -type reason -type packet_count -type event_kind -type flow_flags -type device_flags -type side -type event -type transition Packet packet.bpf.c
+compile -type misfit -type end_state -type shortcut -type settings Sockmap sockmap.bpf.c
 
 LC_ALL=C sha256sum -- *.bpf.c include/*.h generate.sh >sources.sha256

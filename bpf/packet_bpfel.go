@@ -13,6 +13,19 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type PacketCandidate struct {
+	_     structs.HostLayout
+	Flow  uint64
+	Side  uint32
+	Looks uint32
+}
+
+type PacketConnection struct {
+	_    structs.HostLayout
+	Own  uint32
+	Peer uint32
+}
+
 type PacketDevice struct {
 	_     structs.HostLayout
 	Flags PacketDeviceFlags
@@ -48,6 +61,7 @@ const (
 	PacketEventKindEVENT_DECLINED PacketEventKind = 1
 	PacketEventKindEVENT_ENDED    PacketEventKind = 2
 	PacketEventKindEVENT_REPLACED PacketEventKind = 3
+	PacketEventKindEVENT_LOCAL    PacketEventKind = 4
 )
 
 type PacketFlow struct {
@@ -58,7 +72,7 @@ type PacketFlow struct {
 	BackendMss uint32
 	Spliced    uint32
 	Closed     uint32
-	Pad        uint32
+	Flags      PacketFlowFlags
 	Legs       [2]struct {
 		_           structs.HostLayout
 		To          PacketTuple
@@ -79,6 +93,13 @@ type PacketFlow struct {
 		Seen    uint32
 	}
 }
+
+type PacketFlowFlags uint32
+
+const (
+	PacketFlowFlagsFLOW_SHORTCUT PacketFlowFlags = 1
+	PacketFlowFlagsFLOW_LOCAL    PacketFlowFlags = 2
+)
 
 type PacketMark uint32
 
@@ -140,6 +161,26 @@ type PacketRecord struct {
 	Bytes [440]uint8
 }
 
+type PacketShortcut struct {
+	_    structs.HostLayout
+	Ends [2]struct {
+		_        structs.HostLayout
+		Peer     uint64
+		Bytes    uint64
+		Messages uint64
+		Road     uint64
+		Switches uint32
+		Delta    uint32
+		Seen     uint32
+		State    uint32
+		Misfit   uint32
+		Drained  uint32
+		ByRoad   uint8
+		Stuck    uint8
+		Pad      [6]uint8
+	}
+}
+
 type PacketSide uint32
 
 const (
@@ -189,11 +230,13 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	PacketMapCandidates        = "candidates"
 	PacketMapDevices           = "devices"
 	PacketMapEvents            = "events"
 	PacketMapFlows             = "flows"
 	PacketMapPacketCounts      = "packet_counts"
 	PacketMapRecords           = "records"
+	PacketMapShortcuts         = "shortcuts"
 	PacketMapTuples            = "tuples"
 	PacketProgPacketEgress     = "packet_egress"
 	PacketProgPacketEgressRaw  = "packet_egress_raw"
@@ -257,11 +300,13 @@ type PacketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PacketMapSpecs struct {
+	Candidates   *ebpf.MapSpec `ebpf:"candidates"`
 	Devices      *ebpf.MapSpec `ebpf:"devices"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	PacketCounts *ebpf.MapSpec `ebpf:"packet_counts"`
 	Records      *ebpf.MapSpec `ebpf:"records"`
+	Shortcuts    *ebpf.MapSpec `ebpf:"shortcuts"`
 	Tuples       *ebpf.MapSpec `ebpf:"tuples"`
 }
 
@@ -291,21 +336,25 @@ func (o *PacketObjects) Close() error {
 //
 // It can be passed to LoadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PacketMaps struct {
+	Candidates   *ebpf.Map `ebpf:"candidates"`
 	Devices      *ebpf.Map `ebpf:"devices"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	PacketCounts *ebpf.Map `ebpf:"packet_counts"`
 	Records      *ebpf.Map `ebpf:"records"`
+	Shortcuts    *ebpf.Map `ebpf:"shortcuts"`
 	Tuples       *ebpf.Map `ebpf:"tuples"`
 }
 
 func (m *PacketMaps) Close() error {
 	return _PacketClose(
+		m.Candidates,
 		m.Devices,
 		m.Events,
 		m.Flows,
 		m.PacketCounts,
 		m.Records,
+		m.Shortcuts,
 		m.Tuples,
 	)
 }

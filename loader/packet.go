@@ -23,11 +23,12 @@ import (
 // and their maps. All of it is pinned: it works on when the process ends, and the
 // next one finds it. Its methods may be called from any goroutine.
 type Packet struct {
-	Tuples  maps.Tuples
-	Flows   maps.Flows
-	Records maps.Records
-	Devices maps.Devices
-	Counts  maps.PacketCounts
+	Tuples    maps.Tuples
+	Flows     maps.Flows
+	Records   maps.Records
+	Shortcuts maps.Shortcuts
+	Devices   maps.Devices
+	Counts    maps.PacketCounts
 
 	// Fresh: there was no state at the path before.
 	Fresh bool
@@ -100,6 +101,7 @@ func openPacket(path string) (_ *Packet, err error) {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
 	p.Tuples, p.Flows, p.Records = maps.NewTuples(p.objs.Tuples), maps.NewFlows(p.objs.Flows), maps.NewRecords(p.objs.Records)
+	p.Shortcuts = maps.NewShortcuts(p.objs.Shortcuts)
 	p.Devices, p.Counts = maps.NewDevices(p.objs.Devices), maps.NewPacketCounts(p.objs.PacketCounts)
 	if p.events, err = ringbuf.NewReader(p.objs.Events); err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
@@ -123,7 +125,7 @@ func checkPins(path string) error {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); name {
-		case layoutDir, linksDir:
+		case layoutDir, linksDir, sockmapDir:
 		case "maps.debug", "progs.debug": // the kernel's own, in the root (bpf_fill_super)
 		default:
 			what := "something else's"
@@ -135,9 +137,9 @@ func checkPins(path string) error {
 			return fmt.Errorf("%w: %s is %s: remove it (spliceway unload --bpffs %s), or set bpffs to another directory", ErrForeign, filepath.Join(path, name), what, path)
 		}
 	}
-	spec, err := bpf.LoadPacket()
+	spec, err := pinnedMaps()
 	if err != nil {
-		return fmt.Errorf("read programs: %w", err)
+		return err
 	}
 	entries, err = os.ReadDir(filepath.Join(path, layoutDir))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -145,20 +147,35 @@ func checkPins(path string) error {
 	}
 	for _, e := range entries {
 		at := filepath.Join(path, layoutDir, e.Name())
-		if spec.Maps[e.Name()] == nil {
+		if spec[e.Name()] == nil {
 			return fmt.Errorf("%w: %s is not a map of the agent's: remove it, or set bpffs to another directory", ErrForeign, at)
 		}
 		m, err := ebpf.LoadPinnedMap(at, nil)
 		if err != nil {
 			return fmt.Errorf("%w: %s is not a map of the agent's (%v): remove it, or set bpffs to another directory", ErrForeign, at, err)
 		}
-		err = spec.Maps[e.Name()].Compatible(m)
+		err = spec[e.Name()].Compatible(m)
 		_ = m.Close()
 		if err != nil {
 			return fmt.Errorf("%w: %s is a map of another version (%v): end its flows with spliceway unload --bpffs %s", ErrForeign, at, err, path)
 		}
 	}
 	return nil
+}
+
+// pinnedMaps are all maps that stand in the state, by name.
+func pinnedMaps() (map[string]*ebpf.MapSpec, error) {
+	all := make(map[string]*ebpf.MapSpec)
+	for _, load := range []func() (*ebpf.CollectionSpec, error){bpf.LoadPacket, bpf.LoadSockmap} {
+		spec, err := load()
+		if err != nil {
+			return nil, fmt.Errorf("read programs: %w", err)
+		}
+		for name, m := range spec.Maps {
+			all[name] = m
+		}
+	}
+	return all, nil
 }
 
 // Close gives the state up for another process. The programs stay, and with them the
@@ -217,22 +234,40 @@ func (p *Packet) Reroute(id maps.FlowID, side maps.Side, device int) error {
 	return nil
 }
 
+// PacketState is the flows of a state, to be read only.
+type PacketState struct {
+	Flows     maps.Flows
+	Records   maps.Records
+	Shortcuts maps.Shortcuts
+
+	opened []*ebpf.Map
+}
+
+// Close is the reader's last call.
+func (s *PacketState) Close() {
+	for _, m := range s.opened {
+		_ = m.Close()
+	}
+}
+
 // ReadPacket opens the flows of the state at path to read them, beside an agent or
-// without one. No state is os.ErrNotExist. The caller calls done.
-func ReadPacket(path string) (flows maps.Flows, records maps.Records, done func(), err error) {
+// without one. No state is os.ErrNotExist.
+func ReadPacket(path string) (*PacketState, error) {
 	spec, err := bpf.LoadPacket()
 	if err != nil {
-		return flows, records, nil, fmt.Errorf("read programs: %w", err)
+		return nil, fmt.Errorf("read programs: %w", err)
 	}
-	f, err := readPinned(spec.Maps[bpf.PacketMapFlows], filepath.Join(path, layoutDir))
-	if err != nil {
-		return flows, records, nil, err
+	s := new(PacketState)
+	for _, name := range []string{bpf.PacketMapFlows, bpf.PacketMapRecords, bpf.PacketMapShortcuts} {
+		m, err := readPinned(spec.Maps[name], filepath.Join(path, layoutDir))
+		if err != nil {
+			s.Close()
+			return nil, err
+		}
+		s.opened = append(s.opened, m)
 	}
-	r, err := readPinned(spec.Maps[bpf.PacketMapRecords], filepath.Join(path, layoutDir))
-	if err != nil {
-		return flows, records, nil, errors.Join(err, f.Close())
-	}
-	return maps.NewFlows(f), maps.NewRecords(r), func() { _, _ = f.Close(), r.Close() }, nil
+	s.Flows, s.Records, s.Shortcuts = maps.NewFlows(s.opened[0]), maps.NewRecords(s.opened[1]), maps.NewShortcuts(s.opened[2])
+	return s, nil
 }
 
 // UnloadPacket takes the programs and the state at path out of the kernel. Flows that
@@ -247,9 +282,12 @@ func UnloadPacket(path string) error {
 		return fmt.Errorf("unload: %w", err)
 	}
 	defer dir.close()
-	errs := []error{detachAll(filepath.Join(path, linksDir))}
-	if err := os.RemoveAll(filepath.Join(path, linksDir)); err != nil {
-		errs = append(errs, err)
+	errs := []error{
+		unpinLink(filepath.Join(path, sockmapDir, "watch")),
+		unpinLink(filepath.Join(path, sockmapDir, "read")),
+		detachAll(filepath.Join(path, linksDir)),
+		os.RemoveAll(filepath.Join(path, sockmapDir)),
+		os.RemoveAll(filepath.Join(path, linksDir)),
 	}
 	entries, err := os.ReadDir(path)
 	errs = append(errs, err)

@@ -102,7 +102,7 @@ func TestPacketAttachesAndIsTakenOver(t *testing.T) {
 		Client: netip.MustParseAddrPort("10.0.0.1:1"), Listener: netip.MustParseAddrPort("10.0.0.2:2"),
 		Backend: netip.MustParseAddrPort("10.0.0.3:3"), Local: netip.MustParseAddrPort("10.0.0.4:4"),
 	}
-	if err := p.Flows.Arm(7, e, 100, 200, 0); err != nil {
+	if err := p.Flows.Arm(7, maps.Arming{Endpoints: e, Unread: 100, Written: 200}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Tuples.Put(7, e); err != nil {

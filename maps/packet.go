@@ -119,6 +119,10 @@ type Flow struct {
 	Seen, Closed, Spliced time.Duration
 	// Device is where packets of each side are sent to, by index.
 	Device [2]int
+	// SameHost: both ends are sockets of this host that may take the short cut.
+	SameHost bool
+	// Shortcut is what they sent by it, once Take was given it.
+	Shortcut Shortcut
 }
 
 // Ended tells whether both sides have closed, or one has reset.
@@ -224,12 +228,23 @@ type Flows struct{ m *ebpf.Map }
 // NewFlows wraps the map; it stays the caller's.
 func NewFlows(m *ebpf.Map) Flows { return Flows{m} }
 
-// Arm adds a flow in state FlowArmed: unread bytes are in the client's queue, written
-// will be written to the backend, which takes segments of mss bytes (0: not known). A
-// number that is taken is ebpf.ErrKeyExist,
-// no room is E2BIG.
-func (f Flows) Arm(id FlowID, e Endpoints, unread, written, mss uint32) error {
-	v := bpf.PacketFlow{State: bpf.PacketStateARMED, Base: [2]uint32{unread, written}, BackendMss: mss}
+// Arming is what the programs must know to splice a flow.
+type Arming struct {
+	Endpoints
+	Unread     uint32 // bytes in the client's queue
+	Written    uint32 // bytes that will be written to the backend
+	BackendMSS uint32 // what segments the backend takes; 0: not known
+	Shortcut   bool   // it may take the short cut, if both ends are on this host
+}
+
+// Arm adds a flow in state FlowArmed. A number that is taken is ebpf.ErrKeyExist, no
+// room is E2BIG.
+func (f Flows) Arm(id FlowID, a Arming) error {
+	e := a.Endpoints
+	v := bpf.PacketFlow{State: bpf.PacketStateARMED, Base: [2]uint32{a.Unread, a.Written}, BackendMss: a.BackendMSS}
+	if a.Shortcut {
+		v.Flags = bpf.PacketFlowFlagsFLOW_SHORTCUT
+	}
 	client, backend := &v.Legs[Client], &v.Legs[Backend]
 	client.To, backend.To = tuple(e.Local, e.Backend), tuple(e.Listener, e.Client)
 	client.AddressCsum, backend.AddressCsum = addressCsum(e.Client, e.Listener, client.To), addressCsum(e.Backend, e.Local, backend.To)
@@ -321,6 +336,7 @@ func decodeFlow(v *bpf.PacketFlow) Flow {
 		},
 		State:  FlowState(v.State),
 		Closed: ticks(v.Closed), Spliced: ticks(v.Spliced),
+		SameHost: v.Flags&bpf.PacketFlowFlagsFLOW_LOCAL != 0,
 	}
 	if f.State == FlowArmed || f.State == FlowFlipping || f.State == FlowDeclined {
 		f.Unread, f.Written = v.Base[Client], v.Base[Backend]
@@ -498,6 +514,7 @@ const (
 	FlowEventDeclined = FlowEventKind(bpf.PacketEventKindEVENT_DECLINED)
 	FlowEventEnded    = FlowEventKind(bpf.PacketEventKindEVENT_ENDED)
 	FlowEventReplaced = FlowEventKind(bpf.PacketEventKindEVENT_REPLACED)
+	FlowEventLocal    = FlowEventKind(bpf.PacketEventKindEVENT_LOCAL)
 )
 
 // FlowEvent is one message of the programs.

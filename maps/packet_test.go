@@ -70,12 +70,12 @@ func TestFlowsAreWalked(t *testing.T) {
 	want := make(map[FlowID]Endpoints)
 	for id := range FlowID(3 * flowBatch) {
 		e := endpointsOf(uint16(1000 + 2*id))
-		if err := flows.Arm(id+1, e, 1, 2, 3); err != nil {
+		if err := flows.Arm(id+1, Arming{Endpoints: e, Unread: 1, Written: 2, BackendMSS: 3}); err != nil {
 			t.Fatal(err)
 		}
 		want[id+1] = e
 	}
-	if err := flows.Arm(1, endpointsOf(1), 1, 2, 3); !errors.Is(err, ErrExists) {
+	if err := flows.Arm(1, Arming{Endpoints: endpointsOf(1), Unread: 1, Written: 2, BackendMSS: 3}); !errors.Is(err, ErrExists) {
 		t.Errorf("a number given twice: %v", err)
 	}
 	got := make(map[FlowID]Endpoints)
@@ -106,7 +106,7 @@ func TestFlowSaysWhatTheProgramsCounted(t *testing.T) {
 		Client: netip.MustParseAddrPort("[2001:db8::1]:1000"), Listener: netip.MustParseAddrPort("[2001:db8::2]:443"),
 		Backend: netip.MustParseAddrPort("[2001:db8::3]:8443"), Local: netip.MustParseAddrPort("[2001:db8::4]:40000"),
 	}
-	if err := flows.Arm(1, e, 1, 2, 0); err != nil {
+	if err := flows.Arm(1, Arming{Endpoints: e, Unread: 1, Written: 2}); err != nil {
 		t.Fatal(err)
 	}
 	var v bpf.PacketFlow

@@ -115,6 +115,11 @@ enum mark {
 	MARK_RST_DOUBTED = 256,     /* a bare ACK came after an RST: not believed unless one was exact */
 };
 
+enum flow_flags {
+	FLOW_SHORTCUT = 1, /* it may take the short cut, if both ends are on this host */
+	FLOW_LOCAL = 2,    /* they are */
+};
+
 /*
  * Its size is chosen: a hash table's element with it fits 256 bytes of slab.
  */
@@ -130,7 +135,7 @@ struct flow {
 	__u32 backend_mss; /* what the backend takes, from earlier connections; 0: not known */
 	__u32 spliced;     /* time of the flip */
 	__u32 closed;      /* time of the last RST, or of the last FIN's ACK */
-	__u32 pad;
+	enum flow_flags flags;
 	struct leg legs[2];
 	struct moved moved[2];
 };
@@ -187,6 +192,7 @@ enum event_kind {
 	EVENT_DECLINED,
 	EVENT_ENDED,    /* both FINs acknowledged, or an RST */
 	EVENT_REPLACED, /* a new connection has an ended flow's tuple */
+	EVENT_LOCAL,    /* both ends are sockets of this host that may take the short cut */
 };
 
 struct event {

@@ -9,6 +9,7 @@
 #include "packet.h"
 #include "packet_maps.h"
 #include "packet_parse.h"
+#include "sockmap_maps.h"
 
 /* The kernel's include/net/tcp_ecn.h: bits of tcp_sock.ecn_flags. */
 #define TCP_ECN_MODE_RFC3168 1
@@ -236,6 +237,18 @@ static __always_inline void join(struct __sk_buff *skb, struct flow *f, const st
 	f->spliced = now;
 }
 
+/* Remembers the ends' sockets if they are this host's. */
+static __always_inline void join_sockets(__u64 id, struct flow *f, const struct flip *flip)
+{
+	const struct end *a = &flip->a, *b = &flip->b;
+	/* Of A, which was accepted, bytes_acked does not have the SYN in it. */
+	struct connection client = { .own = a->rcv_nxt - a->received, .peer = a->write_seq - a->sent - 1 };
+	struct connection backend = { .own = b->rcv_nxt - b->received, .peer = b->write_seq - b->sent };
+
+	if (f->flags & FLOW_SHORTCUT && claim(id, &client, &backend))
+		f->flags |= FLOW_LOCAL;
+}
+
 /*
  * A packet of an armed flow's backend. Returns true if the flow is spliced now.
  */
@@ -265,6 +278,7 @@ static __noinline bool try_flip(struct __sk_buff *skb, __u64 id, struct flow *f,
 			__u32 unread = f->base[CLIENT], written = f->base[BACKEND];
 
 			join(skb, f, &flip);
+			join_sockets(id, f, &flip);
 			if (transit(f, FLIPPING, SPLICED) == FLIPPING) {
 				count(FLIPS, 1);
 				emit(id, EVENT_SPLICED, OK, 0);

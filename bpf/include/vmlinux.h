@@ -26,13 +26,25 @@ enum { false, true };
 
 enum {
 	BPF_F_NO_PREALLOC = 1U << 0,
+	BPF_F_INGRESS = 1U << 0, /* bpf_msg_redirect_hash */
+};
+
+/* Flags of bpf_map_update_elem and bpf_sk_storage_get. */
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
 };
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_SOCKMAP = 15,
+	BPF_MAP_TYPE_SOCKHASH = 18,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -122,6 +134,88 @@ struct bpf_sock_tuple {
 
 struct bpf_redir_neigh;
 
+/* The context of an sk_msg program: one send. */
+struct sk_msg_md {
+	union {
+		void *data;
+		__u64 : 64;
+	};
+	union {
+		void *data_end;
+		__u64 : 64;
+	};
+	__u32 family;
+	__u32 remote_ip4;
+	__u32 local_ip4;
+	__u32 remote_ip6[4];
+	__u32 local_ip6[4];
+	__u32 remote_port;
+	__u32 local_port;
+	__u32 size;
+	union {
+		struct bpf_sock *sk;
+		__u64 : 64;
+	};
+};
+
+/* Operations of a sock_ops program, and the callbacks that have to be asked for. */
+enum {
+	BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4,
+	BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5,
+	BPF_SOCK_OPS_RTT_CB = 12,
+};
+
+enum {
+	BPF_SOCK_OPS_RTT_CB_FLAG = 1 << 3,
+};
+
+/* The context of a sock_ops program: something happened to a connection. */
+struct bpf_sock_ops {
+	__u32 op;
+	union {
+		__u32 args[4];
+		__u32 reply;
+		__u32 replylong[4];
+	};
+	__u32 family;
+	__u32 remote_ip4;
+	__u32 local_ip4;
+	__u32 remote_ip6[4];
+	__u32 local_ip6[4];
+	__u32 remote_port; /* network byte order, in the upper half on little-endian machines */
+	__u32 local_port;  /* host byte order */
+	__u32 is_fullsock;
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+	__u32 bpf_sock_ops_cb_flags;
+	__u32 state;
+	__u32 rtt_min;
+	__u32 snd_ssthresh;
+	__u32 rcv_nxt;
+	__u32 snd_nxt;
+	__u32 snd_una;
+	__u32 mss_cache;
+	__u32 ecn_flags;
+	__u32 rate_delivered;
+	__u32 rate_interval_us;
+	__u32 packets_out;
+	__u32 retrans_out;
+	__u32 total_retrans;
+	__u32 segs_in;
+	__u32 data_segs_in;
+	__u32 segs_out;
+	__u32 data_segs_out;
+	__u32 lost_out;
+	__u32 sacked_out;
+	__u32 sk_txhash;
+	__u64 bytes_received;
+	__u64 bytes_acked;
+	union {
+		struct bpf_sock *sk;
+		__u64 : 64;
+	};
+};
+
 struct iphdr {
 	__u8 ihl : 4, version : 4;
 	__u8 tos;
@@ -167,14 +261,52 @@ struct dst_entry {
 	struct net_device *dev;
 };
 
+struct proto {
+	unsigned long *memory_pressure; /* 0: there is none */
+};
+
 struct sock_common {
 	volatile unsigned char skc_state;
+	struct proto *skc_prot;
+	unsigned long skc_flags; /* bits of enum sock_flags */
+};
+
+struct file {
+	unsigned int f_flags;
+};
+
+struct socket {
+	struct file *file;
+	struct sock *sk;
+};
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct sk_psock {
+	struct list_head ingress_msg; /* what came by a redirect and is not read */
+};
+
+enum sock_flags {
+	SOCK_ZEROCOPY = 30, /* one kernel's value */
 };
 
 struct sock {
 	struct sock_common __sk_common;
 	struct dst_entry *sk_dst_cache;
 	int sk_rx_dst_ifindex; /* where packets came in last */
+	struct {
+		atomic_t rmem_alloc; /* bytes in the receive queue */
+	} sk_backlog;
+	int sk_rcvlowat;
+	unsigned char sk_shutdown;
+	void *sk_user_data;
+	struct socket *sk_socket; /* NULL: nobody has accepted it, or it is closed */
 };
 
 struct inet_sock {
@@ -184,6 +316,7 @@ struct inet_sock {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	__u32 icsk_pmtu_cookie; /* path MTU */
+	const struct tcp_ulp_ops *icsk_ulp_ops;
 };
 
 struct tcp_options_received {
@@ -209,7 +342,24 @@ struct tcp_sock {
 	__u16 advmss; /* our MSS */
 	__u8 ecn_flags;
 	__u8 tcp_usec_ts : 1; /* Linux 6.7 */
+	__u8 recvmsg_inq : 1; /* TCP_INQ; one of two flags since 5.19 */
 	struct tcp_options_received rx_opt;
+};
+
+struct task_struct;
+
+struct pt_regs {
+	unsigned long orig_ax; /* x86: number of the system call */
+	int syscallno;         /* arm64 */
+};
+
+struct bpf_iter_meta;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
 };
 
 #pragma clang attribute pop
@@ -224,6 +374,12 @@ struct tcp_sock {
 #define TC_ACT_OK 0
 #define TC_ACT_SHOT 2
 #define TCP_ESTABLISHED 1
+#define TCP_FIN_WAIT1 4
+#define TCP_FIN_WAIT2 5
+#define TCP_CLOSE_WAIT 8
+#define RCV_SHUTDOWN 1
+#define SEND_SHUTDOWN 2
+#define O_NONBLOCK 04000
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define EEXIST 17

@@ -330,6 +330,7 @@ func (a *agent) warnUnchangeable(cfg *config.Config) {
 	}{
 		{"admin", cfg.Admin != a.config.Admin},
 		{"bpffs", cfg.BPFFS != a.config.BPFFS},
+		{"cgroup", cfg.Cgroup != a.config.Cgroup},
 		{"sourcePorts", cfg.SourcePorts != a.config.SourcePorts},
 		{"log.format", cfg.Log.Format != a.config.Log.Format},
 		{"log.access", cfg.Log.Access != a.config.Log.Access},

@@ -59,6 +59,9 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		AcceptRate: cfg.Limits.AcceptRate, AcceptBurst: cfg.Limits.AcceptBurst,
 	}
 	gen.snapshot = s
+	if err := a.orderShortcut(cfg); err != nil {
+		return nil, err
+	}
 	byName := make(map[string]*proxy.Endpoint, len(cfg.Endpoints))
 	for i := range cfg.Endpoints {
 		e := &cfg.Endpoints[i]
@@ -67,6 +70,7 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		gen.pools[e.Name] = p
 		s.Endpoints[i] = &proxy.Endpoint{
 			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why, MatchSegments: engine != splice.Engine(a.engines.splice), Active: p.active,
+			Shortcut:    wantsShortcut(cfg, e),
 			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
 			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
 			MaxConnections: e.Limits.MaxConnections,

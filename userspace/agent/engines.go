@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/spliceway/spliceway/loader"
@@ -20,6 +21,9 @@ type engines struct {
 	splice *splice.Splicer
 	packet *packet.Engine // nil: none
 	tried  bool           // packet was asked for before
+	kernel *loader.Packet // packet's
+	// noShortcut is why there is none, once it was asked for and could not be had.
+	noShortcut error
 	// live is packet, for goroutines that are not Run's: a reload may be what opens it.
 	live atomic.Pointer[packet.Engine]
 	undo func() // takes back what packet changed on the host, while it has no flow
@@ -74,12 +78,72 @@ func (a *agent) openPacket(cfg *config.Config) error {
 	}
 	a.metrics.CountPackets(kernel.Counts.Read)
 	a.engines.packet, a.engines.tried = e, true
+	a.engines.kernel = kernel
 	a.engines.live.Store(e)
 	if kernel.Fresh {
 		a.engines.undo = func() {
 			_ = errors.Join(loader.UnloadPacket(cfg.BPFFS), loader.ReleasePorts(cfg.FirstPort, cfg.LastPort))
 		}
 	}
+	return nil
+}
+
+// sockmapOf is whether an endpoint's flows may take the short cut: "auto", "on" or
+// "off".
+func sockmapOf(cfg *config.Config, e *config.Endpoint) string {
+	switch {
+	case engineOf(cfg, e) != "auto":
+		return "off"
+	case e.Sockmap != "":
+		return e.Sockmap
+	}
+	return cfg.Sockmap
+}
+
+// wantsShortcut tells whether an endpoint's flows take it where they can.
+func wantsShortcut(cfg *config.Config, e *config.Endpoint) bool {
+	switch sockmapOf(cfg, e) {
+	case "on":
+		return true
+	case "auto":
+		return loader.SockmapKernel() == nil
+	}
+	return false
+}
+
+// orderShortcut opens the short cut where an endpoint wants it, and tells it of this
+// configuration. A host that cannot have it goes on without.
+func (a *agent) orderShortcut(cfg *config.Config) error {
+	e := a.engines.packet
+	if e == nil {
+		return nil
+	}
+	wanted, listeners := false, make([]uint16, 0, 1)
+	for i := range cfg.Endpoints {
+		wanted = wanted || wantsShortcut(cfg, &cfg.Endpoints[i])
+		if p := cfg.Endpoints[i].Port; !slices.Contains(listeners, p) {
+			listeners = append(listeners, p)
+		}
+	}
+	ports := packet.PortRange{First: cfg.FirstPort, Last: cfg.LastPort}
+	if !wanted || e.HasShortcut() {
+		if !wanted {
+			listeners, ports = nil, packet.PortRange{} // no socket is looked at
+		}
+		return e.OrderShortcut(cfg.Limits.SockmapQueue, listeners, ports)
+	}
+	if a.engines.noShortcut != nil {
+		return nil
+	}
+	kernel, err := a.engines.kernel.OpenSockmap(cfg.Cgroup)
+	if err == nil {
+		return e.UseShortcut(packet.ShortcutOptions{Kernel: kernel, Queue: cfg.Limits.SockmapQueue, Listeners: listeners, Ports: ports})
+	}
+	if errors.Is(err, loader.ErrForeign) {
+		return err
+	}
+	a.engines.noShortcut = err
+	a.logger.Warn("this host cannot have sockmap: flows between its own processes have engine packet", "error", err.Error())
 	return nil
 }
 

@@ -28,6 +28,10 @@ const (
 func check(r *report, cfg *Config) {
 	var root *path
 	r.engine(root.key("engine"), cfg.Engine)
+	r.oneOf(root.key("sockmap"), cfg.Sockmap, "auto", "on", "off")
+	if cfg.Cgroup != "" && (!filepath.IsAbs(cfg.Cgroup) || filepath.Clean(cfg.Cgroup) != cfg.Cgroup) {
+		r.wrong(root.key("cgroup"), "expected an absolute path without \"..\", found %s", quote(cfg.Cgroup))
+	}
 	if !filepath.IsAbs(cfg.BPFFS) || filepath.Clean(cfg.BPFFS) != cfg.BPFFS {
 		r.wrong(root.key("bpffs"), "expected an absolute path without \"..\", found %s", quote(cfg.BPFFS))
 	}
@@ -46,7 +50,9 @@ func check(r *report, cfg *Config) {
 
 func (r *report) engine(p *path, engine string) {
 	switch engine {
-	case "sockmap", "copy":
+	case "sockmap":
+		r.wrong(p, `"sockmap" comes on top of engine "auto": say engine: auto and sockmap: on`)
+	case "copy":
 		r.wrong(p, `engine %q is not in this version, use "auto", "packet" or "splice"`, engine)
 	default:
 		r.oneOf(p, engine, "auto", "packet", "splice")
@@ -186,6 +192,7 @@ func (r *report) limits(p *path, l *Limits) {
 	}
 	r.within(p.key("helloBytes"), l.HelloBytes, minHelloBytes, maxHelloBytes)
 	r.within(p.key("helloMemory"), l.HelloMemory, minHelloMemory, 1<<40)
+	r.within(p.key("sockmapQueue"), l.SockmapQueue, 64<<10, 64<<20)
 	r.within(p.key("openFiles"), l.OpenFiles, 1024, 1<<30)
 }
 

@@ -23,7 +23,7 @@ const (
 func defaults() prototypes {
 	return prototypes{
 		config: Config{
-			Engine: "auto", BPFFS: DefaultBPFFS, SourcePorts: DefaultSourcePorts,
+			Engine: "auto", Sockmap: "auto", BPFFS: DefaultBPFFS, SourcePorts: DefaultSourcePorts,
 			Refuse: Refuse{
 				UnknownName:  "close",
 				NoSNI:        "close",
@@ -43,8 +43,8 @@ func defaults() prototypes {
 			},
 			Limits: Limits{
 				HelloBytes:  maxHelloBytes,
-				HelloMemory: 64 << 20,
-				OpenFiles:   1 << 20,
+				HelloMemory: 64 << 20, SockmapQueue: 1 << 20,
+				OpenFiles: 1 << 20,
 			},
 			Log:   Log{Format: "json", Level: "info", Access: true},
 			Admin: Admin{Address: "127.0.0.1:9180"},

@@ -89,6 +89,9 @@ func (r *report) endpoint(p *path, ep *Endpoint) {
 	if ep.Engine != "" {
 		r.engine(p.key("engine"), ep.Engine)
 	}
+	if ep.Sockmap != "" {
+		r.oneOf(p.key("sockmap"), ep.Sockmap, "auto", "on", "off")
+	}
 	r.upstream(p.key("upstream"), &ep.Upstream)
 
 	timeouts := p.key("timeouts")

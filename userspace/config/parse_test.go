@@ -147,7 +147,11 @@ func TestParseRefuses(t *testing.T) {
 			`3:10: endpoints[1].name: "a" is the name of another endpoint, at f:2:3`},
 
 		{"unknown engine", with("engine: splise"), `2:9: engine: expected "auto", "packet" or "splice", found "splise", did you mean "splice"?`},
-		{"later engine", with("engine: sockmap"), `2:9: engine: engine "sockmap" is not in this version, use "auto", "packet" or "splice"`},
+		{"sockmap as engine", with("engine: sockmap"), `2:9: engine: "sockmap" comes on top of engine "auto": say engine: auto and sockmap: on`},
+		{"later engine", with("engine: copy"), `2:9: engine: engine "copy" is not in this version, use "auto", "packet" or "splice"`},
+		{"sockmap", with("sockmap: yes"), `2:10: sockmap: expected "auto", "on" or "off", found "yes"`},
+		{"sockmap queue", with("limits: {sockmapQueue: 1024}"), `2:24: limits.sockmapQueue: expected a number from 65536 to 67108864, found 1024`},
+		{"cgroup", with("cgroup: sys/fs/cgroup"), `2:9: cgroup: expected an absolute path without "..", found "sys/fs/cgroup"`},
 		{"bpffs relative", with("bpffs: a/b"), `2:8: bpffs: expected an absolute path without "..", found "a/b"`},
 		{"bpffs that climbs", with("bpffs: /a/../b"), `2:8: bpffs: expected an absolute path without "..", found "/a/../b"`},
 		{"source ports", with("sourcePorts: 1x"), `2:14: sourcePorts: expected "FIRST-LAST", two ports, found "1x"`},

@@ -18,6 +18,13 @@ type Config struct {
 	// packet; flows that it cannot take have splice), "splice", or "auto" (the best
 	// one that this host and flow allow). Default "auto".
 	Engine string `yaml:"engine"`
+	// Sockmap lets flows of engine auto, whose client and upstream are both processes
+	// of this host, pass their bytes from socket to socket: "auto" (on kernels that are
+	// known to do it right), "on" (on all that can), "off". Default "auto".
+	Sockmap string `yaml:"sockmap"`
+	// Cgroup is where the root of the host's cgroup v2 hierarchy is mounted, for
+	// Sockmap. Default: found by itself, outside of containers.
+	Cgroup string `yaml:"cgroup"`
 	// BPFFS is where engine packet pins its state: an absolute path, in a BPF file
 	// system. Agents on one host have one each. Default /sys/fs/bpf/spliceway.
 	BPFFS string `yaml:"bpffs"`
@@ -66,7 +73,9 @@ type Endpoint struct {
 	Description string            `yaml:"description"`
 	Metadata    map[string]string `yaml:"metadata"`
 	// Engine overrides Config.Engine. Empty: the same.
-	Engine   string           `yaml:"engine"`
+	Engine string `yaml:"engine"`
+	// Sockmap overrides Config.Sockmap. Empty: the same.
+	Sockmap  string           `yaml:"sockmap"`
 	Upstream Upstream         `yaml:"upstream"`
 	Timeouts EndpointTimeouts `yaml:"timeouts"`
 	Limits   EndpointLimits   `yaml:"limits"`
@@ -205,6 +214,10 @@ type Limits struct {
 	// memory while they are read, in bytes: 1048576 (1 MiB) or more. Default
 	// 67108864 (64 MiB).
 	HelloMemory int `yaml:"helloMemory"`
+	// SockmapQueue is the bytes in a socket's receive queue from which on what is sent
+	// to it goes by TCP, not from socket to socket. 65536 (64 KiB) to 67108864 (64
+	// MiB); default 1048576 (1 MiB).
+	SockmapQueue int `yaml:"sockmapQueue"`
 	// OpenFiles is the open file limit to ask for at start: 1024 or more.
 	// Default 1048576.
 	OpenFiles int `yaml:"openFiles"`

@@ -129,7 +129,10 @@ func (e *Engine) enter(p *pending, written int) (why telemetry.Fallback, ok bool
 	e.late.push(p)
 	err := e.kernel.Records.Put(p.id, memo)
 	if err == nil {
-		err = e.kernel.Flows.Arm(p.id, p.where, uint32(p.hello), uint32(written), uint32(e.segments.of(p.where.Backend).peer))
+		err = e.kernel.Flows.Arm(p.id, maps.Arming{
+			Endpoints: p.where, Unread: uint32(p.hello), Written: uint32(written), BackendMSS: uint32(e.segments.of(p.where.Backend).peer),
+			Shortcut: p.flow.Shortcut && e.shortcuts.wants(p.where.Client.Addr(), p.where.Backend.Addr()),
+		})
 	}
 	var holder maps.FlowID
 	for range 2 {
@@ -156,7 +159,7 @@ func (e *Engine) enter(p *pending, written int) (why telemetry.Fallback, ok bool
 		p.hello = 0 // nothing of it was sent
 		return telemetry.FallbackNone, false
 	}
-	e.forget(p.id)
+	e.forget(p.id, false)
 	switch {
 	case errors.Is(err, maps.ErrExists):
 		return telemetry.FallbackTupleInUse, false
@@ -224,7 +227,7 @@ func (e *Engine) settle(id maps.FlowID, why telemetry.Fallback) {
 func (e *Engine) leave(p *pending) {
 	_ = e.kernel.Tuples.Delete(p.id, p.where)
 	e.ports.free(p.where)
-	e.forget(p.id)
+	e.forget(p.id, false)
 }
 
 // giveBack hands a flow to the fallback whose hello the backend has, and the client's

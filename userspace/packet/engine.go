@@ -56,6 +56,7 @@ type Engine struct {
 	closed  bool
 
 	late      lateList
+	shortcuts shortcuts
 	complain  complaints
 	stop      chan struct{}
 	running   sync.WaitGroup
@@ -71,7 +72,7 @@ func New(o Options) (*Engine, error) {
 		kernel: o.Kernel, fallback: o.Fallback, metrics: o.Metrics, logger: o.Logger,
 		buffers: sync.Pool{New: func() any { return new([helloMax]byte) }},
 		pending: make(map[maps.FlowID]*pending), spliced: make(map[maps.FlowID]*spliced),
-		stop: make(chan struct{}),
+		stop: make(chan struct{}), shortcuts: shortcuts{join: make(chan struct{}, 1)},
 	}
 	e.next.Store(uint64(time.Now().UnixNano())) // never again, whoever was before
 	var err error
@@ -141,6 +142,7 @@ func (e *Engine) Close() error {
 	e.kernel.Close()
 	e.routes.Close()
 	e.running.Wait()
+	e.shortcuts.close()
 	e.resets.close()
 	e.completed.Wait()
 	return nil
@@ -168,6 +170,9 @@ func (e *Engine) readEvents() {
 			e.settle(event.Flow, fallbackOf(event.Reason))
 		case maps.FlowEventEnded, maps.FlowEventReplaced:
 			e.look(event.Flow)
+		case maps.FlowEventLocal:
+			e.wakeJoin()
+			e.look(event.Flow) // or a reader was found
 		}
 	}
 }

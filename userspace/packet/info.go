@@ -16,12 +16,12 @@ import (
 
 // List tells of every flow that is spliced.
 func (e *Engine) List() []splice.FlowInfo {
-	return slices.Collect(stdmaps.Values(flowsOf(e.kernel.Flows, e.kernel.Records)))
+	return slices.Collect(stdmaps.Values(flowsOf(e.kernel.Flows, e.kernel.Records, e.kernel.Shortcuts)))
 }
 
 // Kill ends the flows for which match is true with a reset on both sides.
 func (e *Engine) Kill(match func(*splice.FlowInfo) bool) (killed int) {
-	for id, i := range flowsOf(e.kernel.Flows, e.kernel.Records) {
+	for id, i := range flowsOf(e.kernel.Flows, e.kernel.Records, e.kernel.Shortcuts) {
 		if !match(&i) {
 			continue
 		}
@@ -47,7 +47,7 @@ func (e *Engine) Kill(match func(*splice.FlowInfo) bool) (killed int) {
 
 // flowsOf tells of flows that have not ended, from the maps alone. One whose record
 // cannot be read has its addresses only.
-func flowsOf(flows maps.Flows, records maps.Records) map[maps.FlowID]splice.FlowInfo {
+func flowsOf(flows maps.Flows, records maps.Records, cuts maps.Shortcuts) map[maps.FlowID]splice.FlowInfo {
 	list := make(map[maps.FlowID]splice.FlowInfo)
 	now := maps.Monotonic()
 	for id, f := range flows.All() {
@@ -58,6 +58,7 @@ func flowsOf(flows maps.Flows, records maps.Records) map[maps.FlowID]splice.Flow
 		if errors.Is(err, maps.ErrNotFound) {
 			continue // its end was told
 		}
+		withShortcut(cuts, id, &f)
 		i := splice.FlowInfo{
 			Client: f.Client, Listener: f.Listener, Local: f.Local, Upstream: f.Backend,
 			Idle:    (now - max(f.Seen, f.Spliced)).Seconds(),
@@ -65,11 +66,14 @@ func flowsOf(flows maps.Flows, records maps.Records) map[maps.FlowID]splice.Flow
 			PacketsIn: f.Packets[maps.Client], PacketsOut: f.Packets[maps.Backend],
 			HalfClosed: f.FIN != [2]bool{},
 		}
+		record := new(telemetry.Record)
 		if m, err := readMemo(b); err == nil {
-			i.Describe(m.record)
+			record = m.record
 			i.BytesIn += int64(m.hello)
 		}
-		i.Engine = Name
+		record.Engine = Name
+		describeShortcut(record, &f)
+		i.Describe(record)
 		list[id] = i
 	}
 	return list
@@ -78,12 +82,12 @@ func flowsOf(flows maps.Flows, records maps.Records) map[maps.FlowID]splice.Flow
 // ListPinned tells of the flows in the state at path, without an agent and without
 // disturbing one.
 func ListPinned(path string) ([]splice.FlowInfo, error) {
-	flows, records, done, err := loader.ReadPacket(path)
+	state, err := loader.ReadPacket(path)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	return slices.Collect(stdmaps.Values(flowsOf(flows, records))), nil
+	defer state.Close()
+	return slices.Collect(stdmaps.Values(flowsOf(state.Flows, state.Records, state.Shortcuts))), nil
 }
 
 // KillPinned ends flows in the state at path while no agent is running (else
@@ -100,7 +104,7 @@ func KillPinned(path string, match func(*splice.FlowInfo) bool) (killed int, err
 	}
 	defer resets.close()
 	var errs []error
-	for id, i := range flowsOf(kernel.Flows, kernel.Records) {
+	for id, i := range flowsOf(kernel.Flows, kernel.Records, kernel.Shortcuts) {
 		if !match(&i) {
 			continue
 		}

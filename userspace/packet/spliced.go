@@ -25,6 +25,7 @@ type spliced struct {
 	killed          telemetry.End // why the agent is ending it, if it is
 	gone            time.Duration // of CLOCK_MONOTONIC: when the tuples were taken out; 0: they are in
 	counted         [2]uint64     // of moved
+	cut             shortcutCount // of the short cut
 	moved           [2]*atomic.Int64
 	done            func(*telemetry.Record, splice.Result)
 }
@@ -64,6 +65,7 @@ func (e *Engine) sweep() {
 		start := time.Now()
 		e.expire(start.Add(-flipPatience))
 		for id, f := range e.kernel.Flows.All() {
+			withShortcut(e.kernel.Shortcuts, id, &f)
 			e.check(id, &f)
 		}
 		calm.look(e.next.Load())
@@ -94,9 +96,18 @@ func (c *calm) look(flows uint64) {
 
 // look looks at one flow, because something has happened to it.
 func (e *Engine) look(id maps.FlowID) {
-	if f, err := e.kernel.Flows.Get(id); err == nil {
+	if f, err := e.get(id); err == nil {
 		e.check(id, &f)
 	}
+}
+
+// get returns a flow with all that moved.
+func (e *Engine) get(id maps.FlowID) (maps.Flow, error) {
+	f, err := e.kernel.Flows.Get(id)
+	if err == nil {
+		withShortcut(e.kernel.Shortcuts, id, &f)
+	}
+	return f, err
 }
 
 // check acts on what the kernel knows of a flow.
@@ -117,6 +128,9 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 		return // f was read before the flow was spliced, and says nothing of it
 	}
 	e.count(s, f)
+	if f.SameHost {
+		e.readers(s, f)
+	}
 	switch {
 	case f.State == maps.FlowDone:
 		e.mu.Lock()
@@ -162,6 +176,7 @@ func (e *Engine) count(s *spliced, f *maps.Flow) {
 		}
 		s.counted[direction] = f.Delivered[to]
 	}
+	e.countShortcut(s, &f.Shortcut)
 }
 
 // clockSlack is by how much the programs' clock, which ticks with the kernel's timer (10 ms
@@ -215,6 +230,10 @@ func (e *Engine) finish(s *spliced, f *maps.Flow, r splice.Result) {
 			record = m.record
 		}
 	}
+	describeShortcut(record, f)
+	if why := f.Shortcut.Misfit(); f.SameHost && why != maps.Fits {
+		e.metrics.DeclinedShortcut(why.String())
+	}
 	// A flow without a record is one whose end was told: the next agent must not
 	// tell it again.
 	_ = e.kernel.Records.Delete(s.id)
@@ -242,13 +261,17 @@ func (e *Engine) remove(s *spliced, f *maps.Flow) {
 		e.ports.free(f.Endpoints)
 	}
 	if over {
-		e.forget(s.id)
+		e.forget(s.id, f.SameHost)
 	}
 }
 
 // forget deletes a flow that has no tuples.
-func (e *Engine) forget(id maps.FlowID) {
-	if err := errors.Join(e.kernel.Flows.Delete(id), e.kernel.Records.Delete(id)); err != nil {
+func (e *Engine) forget(id maps.FlowID, local bool) {
+	err := errors.Join(e.kernel.Flows.Delete(id), e.kernel.Records.Delete(id))
+	if local {
+		err = errors.Join(err, e.kernel.Shortcuts.Delete(id))
+	}
+	if err != nil {
 		e.complain.about(e.logger, "cannot delete a flow in the kernel", err)
 	}
 }
@@ -271,7 +294,7 @@ func (e *Engine) kill(s *spliced, end telemetry.End) bool {
 		mark(telemetry.EndNone)
 		return false
 	}
-	f, err := e.kernel.Flows.Get(s.id)
+	f, err := e.get(s.id)
 	if err != nil {
 		return false
 	}
@@ -289,7 +312,7 @@ func (e *Engine) evict(id maps.FlowID) bool {
 	e.mu.Lock()
 	s := e.spliced[id]
 	e.mu.Unlock()
-	f, err := e.kernel.Flows.Get(id)
+	f, err := e.get(id)
 	if errors.Is(err, maps.ErrNotFound) {
 		return true // on its way out; the tuple may be there still
 	}
@@ -309,6 +332,7 @@ func (e *Engine) evict(id maps.FlowID) bool {
 func (e *Engine) Adopt(revive func(*telemetry.Record) (done func(*telemetry.Record, splice.Result), moved [2]*atomic.Int64)) int {
 	n := 0
 	for id, f := range e.kernel.Flows.All() {
+		withShortcut(e.kernel.Shortcuts, id, &f)
 		e.mu.Lock()
 		known := e.spliced[id] != nil || e.pending[id] != nil
 		e.mu.Unlock()
@@ -329,20 +353,20 @@ func (e *Engine) Adopt(revive func(*telemetry.Record) (done func(*telemetry.Reco
 			}
 			s := &spliced{id: id, hello: uint32(m.hello)}
 			s.done, _ = revive(m.record)
-			s.counted = [2]uint64{splice.In: f.Delivered[maps.Backend], splice.Out: f.Delivered[maps.Client]}
+			s.countedBefore(&f)
 			e.finish(s, &f, r)
 		}
 		if f.State != maps.FlowSpliced || err != nil {
 			// Its sockets died with the agent that had them. What has no record
 			// cannot be accounted for: its ends find out by themselves.
 			_ = e.kernel.Tuples.Delete(id, f.Endpoints)
-			e.forget(id)
+			e.forget(id, f.SameHost)
 			continue
 		}
 		s := &spliced{id: id, idle: m.idle, halfClose: m.halfClose, hello: uint32(m.hello)}
 		s.done, s.moved = revive(m.record)
 		// What it moved before is in no counter of this process.
-		s.counted = [2]uint64{splice.In: f.Delivered[maps.Backend], splice.Out: f.Delivered[maps.Client]}
+		s.countedBefore(&f)
 		e.ports.use(f.Endpoints)
 		e.mu.Lock()
 		e.spliced[id] = s
@@ -350,6 +374,13 @@ func (e *Engine) Adopt(revive func(*telemetry.Record) (done func(*telemetry.Reco
 		n++
 	}
 	return n
+}
+
+// countedBefore is of a flow of an earlier agent, which counted what it moved.
+func (s *spliced) countedBefore(f *maps.Flow) {
+	s.counted = [2]uint64{splice.In: f.Delivered[maps.Backend], splice.Out: f.Delivered[maps.Client]}
+	client, backend := &f.Shortcut.Ends[maps.Client], &f.Shortcut.Ends[maps.Backend]
+	s.cut = shortcutCount{[2]uint64{client.Sent, backend.Sent}, client.Switches + backend.Switches}
 }
 
 // followRoutes leads flows to other devices when the routes change.

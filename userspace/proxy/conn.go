@@ -168,7 +168,8 @@ func (c *conn) splice(h *clienthello.Hello) {
 	c.s.metrics.FellBack(e.EngineReason)
 	rest := c.held
 	f := splice.Flow{
-		Client: c.client, Upstream: c.upstream,
+		Shortcut: e.Shortcut,
+		Client:   c.client, Upstream: c.upstream,
 		Preface: proxyHeader(e.ProxyHeader, c.from, c.to, h, c.rec.ID),
 		Idle:    e.Idle, HalfClose: e.HalfClose,
 		Moved:  e.Metrics.Moved(),

@@ -45,6 +45,8 @@ type Endpoint struct {
 	Engine splice.Engine
 	// EngineReason says why Engine is not a faster one.
 	EngineReason telemetry.Fallback
+	// Shortcut is splice.Flow's.
+	Shortcut bool
 	// MatchSegments has the upstream send segments that the client takes: Engine
 	// passes them on whole.
 	MatchSegments   bool

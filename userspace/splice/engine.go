@@ -51,6 +51,9 @@ type Flow struct {
 	Forwarded int64
 	// Moved, where not nil, are added to as bytes are delivered.
 	Moved [2]*atomic.Int64
+	// Shortcut allows to pass bytes from socket to socket where both ends are of this
+	// host, on engines that can: the applications' own sockets are changed by that.
+	Shortcut bool
 	// Record is the flow's, for its log line: the engine fills in its name, and
 	// why it is not a faster one. An engine that keeps a flow for long may keep
 	// what it says elsewhere, and give Done another one that says the same.

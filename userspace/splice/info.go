@@ -31,12 +31,18 @@ type FlowInfo struct {
 	PacketsIn    uint64         `json:"packets_in"` // 0 where the engine does not see them
 	PacketsOut   uint64         `json:"packets_out"`
 	HalfClosed   bool           `json:"half_closed"` // one side has sent FIN
+	// Of BytesIn and BytesOut, what went from socket to socket; and how often that
+	// began or ended.
+	SockmapBytesIn  int64 `json:"sockmap_bytes_in,omitempty"`
+	SockmapBytesOut int64 `json:"sockmap_bytes_out,omitempty"`
+	SockmapSwitches int   `json:"sockmap_switches,omitempty"`
 }
 
 // Describe fills in what a flow's record says.
 func (i *FlowInfo) Describe(r *telemetry.Record) {
 	i.ID, i.Engine, i.EngineReason, i.Endpoint, i.SNI, i.Start = r.ID, r.Engine, r.EngineReason, r.Endpoint, r.SNI, r.Start
 	i.Age = time.Since(r.Start).Seconds()
+	i.SockmapBytesIn, i.SockmapBytesOut, i.SockmapSwitches = r.SockmapIn, r.SockmapOut, r.SockmapSwitches
 }
 
 // List tells of every flow.

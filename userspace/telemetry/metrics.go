@@ -30,6 +30,7 @@ type Metrics struct {
 	limitsRefused [limits]prometheus.Counter
 	fallbacks     [fallbacks]prometheus.Counter
 	packets       *packetsCollector
+	sockmap       sockmapMetrics
 	acceptErrors  prometheus.Counter
 	loads         *prometheus.CounterVec
 	loaded        prometheus.Gauge
@@ -102,6 +103,7 @@ func New(build BuildInfo) *Metrics {
 		m.fallbacks[f] = fell.WithLabelValues(f.String())
 	}
 	r.MustRegister(m.packets)
+	m.sockmap = newSockmapMetrics(counter, counters)
 	m.loads.WithLabelValues(resultOK)
 	m.loads.WithLabelValues(resultRefused)
 	return m

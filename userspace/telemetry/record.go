@@ -29,8 +29,11 @@ type Record struct {
 	Engine           string
 	EngineReason     string // why it is not a faster one
 
-	BytesIn, BytesOut  int64         // client to upstream, upstream to client
-	Hello, Dial, Total time.Duration // from accept to the whole hello; of dialling; of the connection
+	BytesIn, BytesOut int64 // client to upstream, upstream to client
+	// Of these bytes, what went from socket to socket, and how often that began or ended.
+	SockmapIn, SockmapOut int64
+	SockmapSwitches       int
+	Hello, Dial, Total    time.Duration // from accept to the whole hello; of dialling; of the connection
 
 	Outcome  Outcome
 	Reason   string // details: what was malformed, which limit, what the dial met
@@ -57,6 +60,9 @@ const (
 	KeyEngineReason = "engine_reason"
 	KeyBytesIn      = "bytes_in"
 	KeyBytesOut     = "bytes_out"
+	KeySockmapIn    = "sockmap_bytes_in"
+	KeySockmapOut   = "sockmap_bytes_out"
+	KeySwitches     = "sockmap_switches"
 	KeyHello        = "hello_ms"
 	KeyDial         = "dial_ms"
 	KeyTotal        = "total_ms"
@@ -84,7 +90,7 @@ func (a *AccessLog) Write(r *Record) {
 	if !a.logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 24)
+	attrs := make([]slog.Attr, 0, 27)
 	text := func(key, v string) {
 		if v != "" {
 			attrs = append(attrs, slog.String(key, printable(v)))
@@ -118,6 +124,9 @@ func (a *AccessLog) Write(r *Record) {
 	text(KeyEngineReason, r.EngineReason)
 	if r.Engine != "" {
 		attrs = append(attrs, slog.Int64(KeyBytesIn, r.BytesIn), slog.Int64(KeyBytesOut, r.BytesOut))
+	}
+	if r.SockmapSwitches > 0 || r.SockmapIn+r.SockmapOut > 0 {
+		attrs = append(attrs, slog.Int64(KeySockmapIn, r.SockmapIn), slog.Int64(KeySockmapOut, r.SockmapOut), slog.Int(KeySwitches, r.SockmapSwitches))
 	}
 	duration := func(key string, v time.Duration) {
 		if v > 0 {
