@@ -283,8 +283,8 @@ func UnloadPacket(path string) error {
 	}
 	defer dir.close()
 	errs := []error{
-		unpinLink(filepath.Join(path, sockmapDir, "watch")),
-		unpinLink(filepath.Join(path, sockmapDir, "read")),
+		unpinLink(filepath.Join(path, sockmapDir, watchPin)),
+		unpinLink(filepath.Join(path, sockmapDir, readPin)),
 		detachAll(filepath.Join(path, linksDir)),
 		os.RemoveAll(filepath.Join(path, sockmapDir)),
 		os.RemoveAll(filepath.Join(path, linksDir)),

@@ -55,6 +55,7 @@ const (
 	PrefixListeners User = "prefix listeners" // listening on all addresses of a prefix
 	SpliceEngine    User = "splice engine"    // moving the bytes of a connection
 	PacketEngine    User = "packet engine"    // moving them packet by packet, in the kernel
+	Shortcut        User = "sockmap"          // moving them from socket to socket, where both are of this host
 )
 
 // Feature is one ability of this kernel and host.
@@ -162,7 +163,7 @@ func Probe() Report {
 		r.Kernel = unix.ByteSliceToString(name.Release[:])
 		r.Machine = unix.ByteSliceToString(name.Machine[:])
 	}
-	for _, checks := range [][]check{hostChecks(), bpfChecks(), packetHostChecks(), packetChecks(), unusedHostChecks(), unusedBPFChecks()} {
+	for _, checks := range [][]check{hostChecks(), bpfChecks(), packetHostChecks(), packetChecks(), sockmapChecks(), unusedHostChecks(), unusedBPFChecks()} {
 		for _, c := range checks {
 			f := c.Feature
 			f.Status, f.Detail = answer(c.ask())

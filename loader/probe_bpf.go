@@ -62,12 +62,6 @@ func unusedBPFChecks() []check {
 	return []check{
 		{Feature{Name: "bpf_redirect_peer", Since: "5.10",
 			For: "hand a packet to the other end of a veth"}, hasTCHelper(asm.FnRedirectPeer)},
-		{Feature{Name: "sk_msg program", Since: "4.17",
-			For: "see and redirect what a socket sends"}, hasProgram(ebpf.SkMsg)},
-		{Feature{Name: "sockhash", Since: "4.18",
-			For: "hold sockets by a key of one's own"}, hasMap(ebpf.SockHash)},
-		{Feature{Name: "sock_ops program", Since: "4.13",
-			For: "hear of connections being made"}, hasProgram(ebpf.SockOps)},
 	}
 }
 

@@ -45,8 +45,6 @@ func unusedHostChecks() []check {
 	return []check{
 		{Feature{Name: "MPTCP", Since: "5.6",
 			For: "TCP over several paths; the agent's sockets are always plain TCP"}, askMPTCP},
-		{Feature{Name: "cgroup v2", Since: "4.5",
-			For: "attach programs to groups of processes"}, isMounted("cgroup2")},
 	}
 }
 

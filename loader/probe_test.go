@@ -18,7 +18,7 @@ import (
 )
 
 // What the host's owner sets up, which a test cannot ask for.
-var hostSettings = map[string]bool{"accept queue of 4096": true, "65536 open files": true, "MPTCP": true, "bpffs": true, "cgroup v2": true}
+var hostSettings = map[string]bool{"accept queue of 4096": true, "65536 open files": true, "MPTCP": true, "bpffs": true}
 
 func TestProbeFindsEverythingOnAKernelThatHasIt(t *testing.T) {
 	requireRoot(t)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -30,7 +31,11 @@ type Sockmap struct {
 }
 
 // sockmapDir holds the links, below the pin path.
-const sockmapDir = "sockmap"
+const (
+	sockmapDir = "sockmap"
+	watchPin   = "watch"
+	readPin    = "read"
+)
 
 // OpenSockmap loads the programs of the short cut and attaches them: to all sockets of
 // the host, if root is that of the cgroup v2 hierarchy ("": found by itself), and to
@@ -44,6 +49,13 @@ func (p *Packet) OpenSockmap(root string) (*Sockmap, error) {
 }
 
 func (p *Packet) openSockmap(root string) (_ *Sockmap, err error) {
+	charged, err := redirectsCharged()
+	if err != nil {
+		return nil, fmt.Errorf("see whether redirected bytes are charged: %w", err)
+	}
+	if !charged {
+		return nil, fmt.Errorf("this kernel does not charge sockets for redirected bytes, so their queues could grow without bound: %w", ErrNotSupported)
+	}
 	s := new(Sockmap)
 	defer func() {
 		if err != nil {
@@ -76,13 +88,13 @@ func (p *Packet) openSockmap(root string) (_ *Sockmap, err error) {
 		return nil, err
 	}
 	// First what sees that a socket must be left alone, last what finds sockets.
-	err = s.hold(filepath.Join(dir, "read"), func() (pinnable, error) {
+	err = s.hold(filepath.Join(dir, readPin), func() (pinnable, error) {
 		return link.AttachTracing(link.TracingOptions{Program: s.objs.SockmapRead, AttachType: ebpf.AttachTraceRawTp})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("attach to reads: %w", err)
 	}
-	err = s.hold(filepath.Join(dir, "watch"), func() (pinnable, error) {
+	err = s.hold(filepath.Join(dir, watchPin), func() (pinnable, error) {
 		cgroup, err := openRootCgroup(root)
 		if err != nil {
 			return nil, err
@@ -130,6 +142,15 @@ func unpinLink(path string) error {
 	return errors.Join(l.Unpin(), detachLink(l), l.Close())
 }
 
+// UnwatchSockets has no more sockets found for the short cut, until OpenSockmap. Those
+// that have it keep it.
+func (p *Packet) UnwatchSockets() error {
+	if err := unpinLink(filepath.Join(p.dir.path, sockmapDir, watchPin)); err != nil {
+		return fmt.Errorf("close sockmap: %w", err)
+	}
+	return nil
+}
+
 // Join puts the sockets that are to join into the map. Calls must not overlap.
 func (s *Sockmap) Join() error {
 	r, err := s.iter.Open()
@@ -156,7 +177,7 @@ func (s *Sockmap) Close() {
 }
 
 // openRootCgroup opens the root of the cgroup v2 hierarchy, at path or, if that is
-// empty, by a mount of its own that no path leads to.
+// empty, wherever it is mounted.
 func openRootCgroup(path string) (*os.File, error) {
 	dir, err := openCgroup(path)
 	if err != nil {
@@ -171,18 +192,42 @@ func openRootCgroup(path string) (*os.File, error) {
 }
 
 func openCgroup(path string) (*os.File, error) {
-	if path != "" {
-		dir, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("open cgroup: %w", err)
+	if path == "" {
+		if path = cgroupMount(); path == "" {
+			return mountCgroup()
 		}
-		var fs unix.Statfs_t
-		if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
-			_ = dir.Close()
-			return nil, fmt.Errorf("%s is not in a cgroup v2 file system", path)
-		}
-		return dir, nil
 	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		_ = dir.Close()
+		return nil, fmt.Errorf("%s is not in a cgroup v2 file system", path)
+	}
+	return dir, nil
+}
+
+// cgroupMount is where the top of the cgroup v2 hierarchy is mounted, as far as this
+// process sees it (proc_pid_mountinfo(5)); empty: nowhere.
+func cgroupMount() string {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(mounts)) {
+		mount, fs, _ := strings.Cut(line, " - ")
+		fields := strings.Fields(mount)
+		if strings.HasPrefix(fs, "cgroup2 ") && len(fields) > 4 && fields[3] == "/" {
+			return fields[4]
+		}
+	}
+	return ""
+}
+
+// mountCgroup mounts the hierarchy where no path leads to; it goes with the file.
+func mountCgroup() (*os.File, error) {
 	fs, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup2: %w", err)

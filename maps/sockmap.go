@@ -42,6 +42,7 @@ func (m Misfit) String() string {
 
 // ShortcutEnd is one side's socket of a flow that is local, and what it sent.
 type ShortcutEnd struct {
+	Fit      bool   // it is to be joined, or was
 	Joined   bool   // the socket is in the map
 	Misfit   Misfit // why it does not take the short cut (any more)
 	Stuck    bool   // its reader does not see what came by the short cut
@@ -56,6 +57,12 @@ type Shortcut struct {
 	Ends [2]ShortcutEnd // by Side
 	// Seen is when something last went by it, of CLOCK_MONOTONIC; 0: never.
 	Seen time.Duration
+}
+
+// Waits tells whether both sockets are fit and not joined yet.
+func (s *Shortcut) Waits() bool {
+	client, backend := &s.Ends[Client], &s.Ends[Backend]
+	return client.Fit && backend.Fit && s.Misfit() == Fits && !(client.Joined && backend.Joined)
 }
 
 // Misfit is why the flow does not take the short cut, if there is a reason.
@@ -89,7 +96,7 @@ func (s Shortcuts) Get(id FlowID) (Shortcut, error) {
 	for side := range v.Ends {
 		e := &v.Ends[side]
 		cut.Ends[side] = ShortcutEnd{
-			Joined: e.State == bpf.SockmapEndStateJOINED, Misfit: Misfit(e.Misfit), Stuck: e.Stuck != 0,
+			Fit: e.State >= bpf.SockmapEndStateFIT, Joined: e.State == bpf.SockmapEndStateJOINED, Misfit: Misfit(e.Misfit), Stuck: e.Stuck != 0,
 			Sent: e.Bytes, Messages: e.Messages, Road: e.Road, Switches: e.Switches,
 		}
 		cut.Seen = max(cut.Seen, ticks(e.Seen))

@@ -126,13 +126,15 @@ func (a *agent) orderShortcut(cfg *config.Config) error {
 		}
 	}
 	ports := packet.PortRange{First: cfg.FirstPort, Last: cfg.LastPort}
-	if !wanted || e.HasShortcut() {
-		if !wanted {
-			listeners, ports = nil, packet.PortRange{} // no socket is looked at
-		}
+	switch {
+	case !wanted && !e.HasShortcut():
+		return a.engines.kernel.UnwatchSockets() // an earlier agent's
+	case !wanted:
+		listeners, ports = nil, packet.PortRange{} // no socket is looked at
+		fallthrough
+	case e.HasShortcut():
 		return e.OrderShortcut(cfg.Limits.SockmapQueue, listeners, ports)
-	}
-	if a.engines.noShortcut != nil {
+	case a.engines.noShortcut != nil:
 		return nil
 	}
 	kernel, err := a.engines.kernel.OpenSockmap(cfg.Cgroup)

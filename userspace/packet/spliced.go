@@ -130,6 +130,9 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 	e.count(s, f)
 	if f.SameHost {
 		e.readers(s, f)
+		if f.Shortcut.Waits() {
+			e.wakeJoin() // the event was lost
+		}
 	}
 	switch {
 	case f.State == maps.FlowDone:
