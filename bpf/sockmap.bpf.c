@@ -72,6 +72,35 @@ static __always_inline __u8 kind_of_remote(const struct settings *s, const struc
 	return s->ports[bpf_ntohl(ctx->remote_port) & 0xffff];
 }
 
+/*
+ * A connection is about to be made. The loopback device takes segments of 64 KB; those
+ * of a flow that goes on by another device must fit that, too.
+ */
+static __always_inline void connects(struct bpf_sock_ops *ctx)
+{
+	const struct settings *s = orders();
+	struct bpf_sock *sk = ctx->sk;
+	struct dst_entry *dst;
+	struct net_device *dev;
+	struct tcp_sock *tp;
+	int mss;
+
+	if (!s || !sk || !(kind_of_remote(s, ctx) & PORT_SEGMENTS))
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return;
+	dst = tp->inet_conn.icsk_inet.sk.sk_dst_cache;
+	if (!dst)
+		return;
+	dev = dst->dev;
+	if (!dev || !(dev->flags & IFF_LOOPBACK))
+		return;
+	mss = ctx->family == AF_INET6 ? s->mss6 : s->mss4;
+	if (mss && (!tp->rx_opt.user_mss || tp->rx_opt.user_mss > mss))
+		bpf_setsockopt(ctx, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof(mss));
+}
+
 /* A connection is there. One whose other end may be the gateway is remembered. */
 static __always_inline void established(struct bpf_sock_ops *ctx, __u8 wanted)
 {
@@ -217,12 +246,16 @@ static __always_inline bool acked(struct bpf_sock_ops *ctx)
 
 /*
  * Hook: sock_ops of the root cgroup: every TCP connection of the host, in all network
- * namespaces. It changes nothing but its own flag for callbacks.
+ * namespaces. It changes nothing but its own flag for callbacks, and the segment size of
+ * connections to the gateway by the loopback device.
  */
 SEC("sockops")
 int sockmap_watch(struct bpf_sock_ops *ctx)
 {
 	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		connects(ctx);
+		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		established(ctx, PORT_LISTENER);
 		break;

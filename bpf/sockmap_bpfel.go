@@ -137,6 +137,8 @@ type SockmapSettings struct {
 	_       structs.HostLayout
 	Mark    uint32
 	Packets uint32
+	Mss4    uint16
+	Mss6    uint16
 	Ports   [65536]uint8
 }
 

@@ -148,3 +148,27 @@ func (r *Routes) Close() {
 	close(r.stop)
 	r.handle.Close()
 }
+
+// minMTU is the least that a device has that IPv6 runs on (RFC 8200, section 5). What
+// has less, by mistake or for a purpose of its own, does not count.
+const minMTU = 1280
+
+// SmallestMTU is that of the devices that are up, but for the loopback device. 0: there
+// are none.
+func SmallestMTU() (int, error) {
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return 0, fmt.Errorf("list devices: %w", err)
+	}
+	smallest := 0
+	for _, d := range devices {
+		a := d.Attrs()
+		if a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_LOOPBACK != 0 || a.MTU < minMTU {
+			continue
+		}
+		if smallest == 0 || a.MTU < smallest {
+			smallest = a.MTU
+		}
+	}
+	return smallest, nil
+}

@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -135,12 +136,17 @@ type ShortcutOrders struct {
 	// agent dials from. Only sockets with one of these at the other end are looked at.
 	Listeners   []uint16
 	First, Last uint16
+	// MTU is that of the smallest device that a client of this host, on the loopback
+	// device, may be connected to by a listener of Onward. 0: there is no other device.
+	MTU    int
+	Onward []uint16
 }
 
 // enum port_kind of bpf/include/sockmap.h.
 const (
 	portListener = 1
 	portSource   = 2
+	portSegments = 4
 )
 
 // ShortcutSettings holds the orders. The zero value is of no use.
@@ -154,6 +160,13 @@ func (s ShortcutSettings) Put(o ShortcutOrders) error {
 	v := bpf.SockmapSettings{Mark: o.Mark, Packets: o.Packets}
 	for _, p := range o.Listeners {
 		v.Ports[p] |= portListener
+	}
+	const header4, header6 = 20 + 20, 40 + 20
+	if o.MTU > 0 {
+		v.Mss4, v.Mss6 = uint16(min(o.MTU-header4, math.MaxUint16)), uint16(min(o.MTU-header6, math.MaxUint16))
+		for _, p := range o.Onward {
+			v.Ports[p] |= portSegments
+		}
 	}
 	if o.First > 0 {
 		for p := int(o.First); p <= int(o.Last); p++ {

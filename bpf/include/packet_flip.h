@@ -73,9 +73,7 @@ static __noinline enum reason read_end(struct __sk_buff *skb, const struct tuple
 	e->ts_recent = tp->rx_opt.ts_recent;
 	e->max_window = tp->max_window;
 	e->advmss = tp->advmss;
-	e->peer_mss = tp->rx_opt.mss_clamp;
-	if (tp->rx_opt.user_mss == e->peer_mss)
-		e->peer_mss = 0; /* it may be more, for all that is left of it */
+	e->peer_mss = tp->rx_opt.mss_clamp; /* or more: TCP_MAXSEG is in it, too */
 	e->pmtu = tp->inet_conn.icsk_pmtu_cookie;
 	e->tstamp_ok = BPF_CORE_READ_BITFIELD(tp, rx_opt.tstamp_ok);
 	e->sack_ok = BPF_CORE_READ_BITFIELD(tp, rx_opt.sack_ok) & 1;
@@ -100,12 +98,53 @@ out:
 	return reason;
 }
 
-/* What segments of one leg may carry must fit the other: RFC 9293, section 3.7.1. */
+/* What segments a leg's path takes: RFC 9293, section 3.7.1. */
+static __always_inline __u32 room(const struct end *e, bool ipv6)
+{
+	return e->pmtu - (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) - sizeof(struct tcphdr);
+}
+
+/* What segments of one leg may carry must fit the other. */
 static __always_inline bool segments_fit(const struct end *from, const struct end *to, bool ipv6)
 {
-	__u32 room = to->pmtu - (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) - sizeof(struct tcphdr);
+	return from->advmss <= room(to, ipv6) && from->advmss <= to->peer_mss;
+}
 
-	return from->advmss <= room && from->advmss <= to->peer_mss;
+/*
+ * What A told the client is no limit if the client has a smaller one of its own
+ * (TCP_MAXSEG), which can be seen where its socket is beside A.
+ */
+static __noinline __u32 sends_at_most(struct __sk_buff *skb, const struct flow *f, bool ipv6, const struct end *a)
+{
+	const struct tuple *to = &f->legs[BACKEND].to;
+	__u32 ifindex = a->device_in, limit = a->advmss;
+	struct device *d = bpf_map_lookup_elem(&devices, &ifindex);
+	struct bpf_sock_tuple t = {};
+	struct tcp_sock *tp;
+	struct bpf_sock *sk;
+
+	if (!d || !(d->flags & DEVICE_LOOPBACK))
+		return limit;
+	if (ipv6) {
+		__builtin_memcpy(t.ipv6.saddr, to->src, sizeof(t.ipv6.saddr));
+		__builtin_memcpy(t.ipv6.daddr, to->dst, sizeof(t.ipv6.daddr));
+		t.ipv6.sport = to->sport;
+		t.ipv6.dport = to->dport;
+		sk = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), -1, 0);
+	} else {
+		t.ipv4.saddr = to->src[3];
+		t.ipv4.daddr = to->dst[3];
+		t.ipv4.sport = to->sport;
+		t.ipv4.dport = to->dport;
+		sk = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), -1, 0);
+	}
+	if (!sk)
+		return limit;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && tp->inet_conn.icsk_inet.sk.__sk_common.skc_state == TCP_ESTABLISHED && tp->rx_opt.mss_clamp < limit)
+		limit = tp->rx_opt.mss_clamp;
+	bpf_sk_release(sk);
+	return limit;
 }
 
 /*
@@ -173,8 +212,11 @@ static __always_inline enum reason parity(struct __sk_buff *skb, const struct fl
 {
 	struct end *a = &flip->a, *b = &flip->b;
 
-	if (!b->peer_mss)
+	if (b->peer_mss < f->backend_mss)
 		b->peer_mss = f->backend_mss;
+	/* By the loopback device, the client's own socket knows what it will send. */
+	if (a->advmss > b->peer_mss || a->advmss > room(b, p->ipv6))
+		a->advmss = sends_at_most(skb, f, p->ipv6, a);
 
 	if (a->tstamp_ok != b->tstamp_ok)
 		return TIMESTAMPS;

@@ -91,12 +91,18 @@ struct shortcut {
 enum port_kind {
 	PORT_LISTENER = 1, /* the gateway listens there */
 	PORT_SOURCE = 2,   /* the gateway dials from there */
+	PORT_SEGMENTS = 4, /* a listener's: what comes by the loopback device may go on by another */
 };
 
 /* The agent's orders. */
 struct settings {
 	__u32 mark; /* bytes in a queue from which on sends go by TCP; 0: all do */
 	__u32 packets; /* packets that must have come from either side since the flip */
+	/*
+	 * With PORT_SEGMENTS, the largest segments that a client is to send by the
+	 * loopback device; 0: any.
+	 */
+	__u16 mss4, mss6;
 	__u8 ports[65536]; /* enum port_kind, by number */
 };
 

@@ -160,6 +160,7 @@ struct sk_msg_md {
 
 /* Operations of a sock_ops program, and the callbacks that have to be asked for. */
 enum {
+	BPF_SOCK_OPS_TCP_CONNECT_CB = 3, /* before the SYN */
 	BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4,
 	BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5,
 	BPF_SOCK_OPS_RTT_CB = 12,
@@ -255,6 +256,7 @@ struct tcphdr {
 
 struct net_device {
 	int ifindex;
+	unsigned int flags;
 };
 
 struct dst_entry {
@@ -382,6 +384,8 @@ struct bpf_iter__bpf_sk_storage_map {
 #define O_NONBLOCK 04000
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define TCP_MAXSEG 2
+#define IFF_LOOPBACK 8
 #define EEXIST 17
 
 #endif

@@ -51,7 +51,8 @@ func TestPacketOnTheGatewaysHost(t *testing.T) {
 		mtu                           int  // of the loopback device
 		want                          map[string]any
 	}{
-		"the client":                          {clientIsLocal: true, mtu: 65536, want: wasNot("mss")},
+		"the client":                          {clientIsLocal: true, mtu: 65536, want: wasSpliced},
+		"the client, by a loopback address":   {clientIsLocal: true, mtu: 65536, loopback: true, want: wasSpliced},
 		"the client, with a loopback of 1500": {clientIsLocal: true, mtu: 1500, want: wasSpliced},
 		"the client, to a loopback address":   {clientIsLocal: true, mtu: 1500, loopback: true, want: wasSpliced},
 		"the backend":                         {backendIsLocal: true, mtu: 65536, want: wasSpliced},

@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -88,27 +89,48 @@ func (a *agent) openPacket(cfg *config.Config) error {
 	return nil
 }
 
-// sockmapOf is whether an endpoint's flows may take the short cut: "auto", "on" or
-// "off".
-func sockmapOf(cfg *config.Config, e *config.Endpoint) string {
-	switch {
-	case engineOf(cfg, e) != "auto":
-		return "off"
-	case e.Sockmap != "":
-		return e.Sockmap
+// allowsSockmap tells whether what sockmap needs may be attached for an endpoint.
+func allowsSockmap(cfg *config.Config, e *config.Endpoint) bool {
+	setting := cfg.Sockmap
+	if e.Sockmap != "" {
+		setting = e.Sockmap
 	}
-	return cfg.Sockmap
+	switch {
+	case engineOf(cfg, e) == "splice":
+		return false
+	case setting == "auto":
+		return loader.SockmapKernel() == nil
+	}
+	return setting == "on"
 }
 
 // wantsShortcut tells whether an endpoint's flows take it where they can.
 func wantsShortcut(cfg *config.Config, e *config.Endpoint) bool {
-	switch sockmapOf(cfg, e) {
-	case "on":
-		return true
-	case "auto":
-		return loader.SockmapKernel() == nil
+	return engineOf(cfg, e) == "auto" && allowsSockmap(cfg, e)
+}
+
+// shortcutOptions are what a configuration has for the short cut, if it is wanted.
+func shortcutOptions(cfg *config.Config) (o packet.ShortcutOptions, wanted bool) {
+	o.Queue, o.Ports = cfg.Limits.SockmapQueue, packet.PortRange{First: cfg.FirstPort, Last: cfg.LastPort}
+	add := func(ports *[]uint16, p uint16) {
+		if !slices.Contains(*ports, p) {
+			*ports = append(*ports, p)
+		}
 	}
-	return false
+	for i := range cfg.Endpoints {
+		e := &cfg.Endpoints[i]
+		wanted = wanted || allowsSockmap(cfg, e)
+		add(&o.Listeners, e.Port)
+		if slices.ContainsFunc(e.Upstream.All, func(t config.Target) bool { return !isLoopback(t.Host) }) {
+			add(&o.Onward, e.Port)
+		}
+	}
+	return o, wanted
+}
+
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback() || host == "localhost"
 }
 
 // orderShortcut opens the short cut where an endpoint wants it, and tells it of this
@@ -118,28 +140,21 @@ func (a *agent) orderShortcut(cfg *config.Config) error {
 	if e == nil {
 		return nil
 	}
-	wanted, listeners := false, make([]uint16, 0, 1)
-	for i := range cfg.Endpoints {
-		wanted = wanted || wantsShortcut(cfg, &cfg.Endpoints[i])
-		if p := cfg.Endpoints[i].Port; !slices.Contains(listeners, p) {
-			listeners = append(listeners, p)
-		}
-	}
-	ports := packet.PortRange{First: cfg.FirstPort, Last: cfg.LastPort}
+	o, wanted := shortcutOptions(cfg)
 	switch {
 	case !wanted && !e.HasShortcut():
 		return a.engines.kernel.UnwatchSockets() // an earlier agent's
 	case !wanted:
-		listeners, ports = nil, packet.PortRange{} // no socket is looked at
+		o = packet.ShortcutOptions{Queue: o.Queue} // no socket is looked at
 		fallthrough
 	case e.HasShortcut():
-		return e.OrderShortcut(cfg.Limits.SockmapQueue, listeners, ports)
+		return e.OrderShortcut(o)
 	case a.engines.noShortcut != nil:
 		return nil
 	}
 	kernel, err := a.engines.kernel.OpenSockmap(cfg.Cgroup)
 	if err == nil {
-		return e.UseShortcut(packet.ShortcutOptions{Kernel: kernel, Queue: cfg.Limits.SockmapQueue, Listeners: listeners, Ports: ports})
+		return e.UseShortcut(kernel, o)
 	}
 	if errors.Is(err, loader.ErrForeign) {
 		return err

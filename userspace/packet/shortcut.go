@@ -21,13 +21,15 @@ const NameShortcut = "packet+sockmap"
 // with its socket, and more than it pays for to watch.
 const shortcutAfter = 16
 
-// ShortcutOptions of UseShortcut.
+// ShortcutOptions of UseShortcut and OrderShortcut.
 type ShortcutOptions struct {
-	Kernel *loader.Sockmap // the engine's own from now on
 	// Queue is the bytes in a receive queue from which on sends go by TCP.
 	Queue int
 	// Listeners are the ports that clients come to.
 	Listeners []uint16
+	// Onward are those of Listeners whose flows may go on by another device than the
+	// loopback device.
+	Onward []uint16
 	// Ports are those that the agent dials from.
 	Ports PortRange
 }
@@ -35,18 +37,21 @@ type ShortcutOptions struct {
 // shortcuts is the part of the engine that finds flows between two sockets of this host
 // and gives them the short cut.
 type shortcuts struct {
-	mu     sync.Mutex
-	kernel *loader.Sockmap     // nil: there is none
-	avoid  map[netip.Addr]bool // whose applications read in a way that does not see it
-	join   chan struct{}       // sockets wait to be joined
+	mu      sync.Mutex
+	options ShortcutOptions
+	mtu     int                 // of the smallest device
+	kernel  *loader.Sockmap     // nil: there is none
+	avoid   map[netip.Addr]bool // whose applications read in a way that does not see it
+	join    chan struct{}       // sockets wait to be joined
 }
 
-// UseShortcut has flows take the short cut that ask for it. It is called once.
-func (e *Engine) UseShortcut(o ShortcutOptions) error {
+// UseShortcut has flows take the short cut that ask for it. It is called once; kernel is
+// the engine's own from then on.
+func (e *Engine) UseShortcut(kernel *loader.Sockmap, o ShortcutOptions) error {
 	e.shortcuts.mu.Lock()
-	e.shortcuts.kernel = o.Kernel
+	e.shortcuts.kernel = kernel
 	e.shortcuts.mu.Unlock()
-	if err := e.OrderShortcut(o.Queue, o.Listeners, o.Ports); err != nil {
+	if err := e.OrderShortcut(o); err != nil {
 		return err
 	}
 	e.running.Go(e.joinSockets)
@@ -55,16 +60,42 @@ func (e *Engine) UseShortcut(o ShortcutOptions) error {
 }
 
 // OrderShortcut changes what UseShortcut was given; without it, it does nothing.
-func (e *Engine) OrderShortcut(queue int, listeners []uint16, ports PortRange) error {
+func (e *Engine) OrderShortcut(o ShortcutOptions) error {
 	s := &e.shortcuts
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.kernel == nil {
 		return nil
 	}
+	mtu, err := loader.SmallestMTU()
+	if err != nil {
+		return err
+	}
+	s.options, s.mtu = o, mtu
+	return s.order()
+}
+
+// order is called under s.mu.
+func (s *shortcuts) order() error {
+	o := &s.options
 	return s.kernel.Settings.Put(maps.ShortcutOrders{
-		Mark: uint32(queue), Packets: shortcutAfter, Listeners: listeners, First: ports.First, Last: ports.Last,
+		Mark: uint32(o.Queue), Packets: shortcutAfter, Listeners: o.Listeners, Onward: o.Onward, First: o.Ports.First, Last: o.Ports.Last, MTU: s.mtu,
 	})
+}
+
+// devicesChanged looks whether there is a smaller device now, or only larger ones.
+func (s *shortcuts) devicesChanged() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kernel == nil {
+		return nil
+	}
+	mtu, err := loader.SmallestMTU()
+	if err != nil || mtu == s.mtu {
+		return err
+	}
+	s.mtu = mtu
+	return s.order()
 }
 
 // HasShortcut tells whether UseShortcut was called.

@@ -398,6 +398,9 @@ func (e *Engine) followRoutes() {
 		case <-e.routes.Changed:
 		}
 		e.attachAddressed()
+		if err := e.shortcuts.devicesChanged(); err != nil {
+			e.complain.about(e.logger, "clients on the loopback device may get engine splice", err)
+		}
 		for id, f := range e.kernel.Flows.All() {
 			if f.State != maps.FlowSpliced {
 				continue
