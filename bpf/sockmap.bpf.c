@@ -67,9 +67,20 @@ static __always_inline const struct settings *orders(void)
 	return bpf_map_lookup_elem(&sockmap_settings, &zero);
 }
 
+/* Bounded where it is used: verifiers before Linux 6.3 forget bounds of what is spilled. */
+static __always_inline struct shortcut_end *end_of(struct shortcut *s, __u64 side)
+{
+	asm volatile("%0 &= 1" : "+r"(side));
+	return &s->ends[side];
+}
+
 static __always_inline __u8 kind_of_remote(const struct settings *s, const struct bpf_sock_ops *ctx)
 {
-	return s->ports[bpf_ntohl(ctx->remote_port) & 0xffff];
+	__u64 port = bpf_ntohl(ctx->remote_port);
+
+	/* Verifiers before Linux 6.18 do not know what a swap of bytes leaves. */
+	asm volatile("%0 &= 0xffff" : "+r"(port));
+	return s->ports[port];
 }
 
 /*
@@ -182,9 +193,9 @@ static __always_inline bool find(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 		if (!s)
 			return false;
 	}
-	s->ends[side].delta = f->legs[side].seq_delta;
-	s->ends[!side].peer = (__u64)tp;
-	s->ends[side].state = FOUND;
+	end_of(s, side)->delta = f->legs[side].seq_delta;
+	end_of(s, !side)->peer = (__u64)tp;
+	end_of(s, side)->state = FOUND;
 	o->side = side;
 	o->flow = id;
 	return true;
@@ -227,10 +238,10 @@ static __always_inline bool acked(struct bpf_sock_ops *ctx)
 	 */
 	if (f->moved[CLIENT].packets < orders_now->packets || f->moved[BACKEND].packets < orders_now->packets)
 		return true;
-	misfit = s->ends[side].misfit;
+	misfit = end_of(s, side)->misfit;
 	if (!misfit)
 		misfit = misfit_of(tp);
-	s->ends[side].misfit = misfit;
+	end_of(s, side)->misfit = misfit;
 	if (misfit)
 		return false;
 	j = bpf_sk_storage_get(&joining, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -238,8 +249,8 @@ static __always_inline bool acked(struct bpf_sock_ops *ctx)
 		return false;
 	j->flow = id;
 	j->side = side;
-	s->ends[side].state = FIT;
-	if (s->ends[!side].state == FIT)
+	end_of(s, side)->state = FIT;
+	if (end_of(s, !side)->state == FIT)
 		emit(id, EVENT_LOCAL, OK, 0);
 	return false;
 }
@@ -292,9 +303,9 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 	id = o->flow;
 	side = o->side & 1;
 	s = bpf_map_lookup_elem(&shortcuts, &id);
-	if (s && s->ends[!side].state < FIT && !s->ends[!side].misfit)
+	if (s && end_of(s, !side)->state < FIT && !end_of(s, !side)->misfit)
 		return 0; /* its time comes with the other end's */
-	if (s && s->ends[!side].state >= FIT) {
+	if (s && end_of(s, !side)->state >= FIT) {
 		tp = bpf_skc_to_tcp_sock(sk);
 		misfit = tp ? misfit_of(tp) : USED;
 		if (!misfit) {
@@ -303,9 +314,9 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 			if (bpf_map_update_elem(&sockets, &k, sk, BPF_NOEXIST))
 				misfit = USED;
 			else
-				s->ends[side].state = JOINED;
+				end_of(s, side)->state = JOINED;
 		}
-		s->ends[side].misfit = misfit;
+		end_of(s, side)->misfit = misfit;
 	}
 	bpf_sk_storage_delete(&joining, sk);
 	return 0;
@@ -319,7 +330,7 @@ static __always_inline bool ready(const struct tcp_sock *peer, const struct tcp_
 
 	if (state != TCP_ESTABLISHED && state != TCP_FIN_WAIT1 && state != TCP_FIN_WAIT2 && state != TCP_CLOSE_WAIT)
 		return false;
-	if (BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN)
+	if (BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN || BPF_CORE_READ(peer, inet_conn.icsk_ulp_ops))
 		return false;
 	if (BPF_CORE_READ(peer, copied_seq) != own->write_seq + delta)
 		return false;
@@ -370,13 +381,15 @@ int sockmap_send(struct sk_msg_md *msg)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!s || !tp)
 		return SK_PASS;
-	own = &s->ends[side];
-	peer = &s->ends[!side];
+	own = end_of(s, side);
+	peer = end_of(s, !side);
 	/*
-	 * After shutdown(2) there is nothing to be sent, which TCP knows to say. A
-	 * reader that has used splice(2) once may do so again.
+	 * After shutdown(2) there is nothing to be sent, which TCP knows to say. With
+	 * kernel TLS turned on after all, this is what is yet to be encrypted. A reader
+	 * that has used splice(2) once may do so again.
 	 */
 	road = peer->state != JOINED || peer->misfit || tp->inet_conn.icsk_inet.sk.sk_shutdown & SEND_SHUTDOWN ||
+	       tp->inet_conn.icsk_ulp_ops ||
 	       !ready((const struct tcp_sock *)own->peer, tp, own->delta, &queued) ||
 	       (own->by_road ? queued != 0 : queued >= orders_now->mark) || memory_is_short(&tp->inet_conn.icsk_inet.sk);
 	if (!road) {
@@ -460,9 +473,9 @@ int BPF_PROG(sockmap_read, struct sock *sk)
 	s = bpf_map_lookup_elem(&shortcuts, &id);
 	if (!s)
 		return 0;
-	s->ends[side].misfit = READER;
-	if (s->ends[side].state == JOINED && waits(sk)) {
-		s->ends[side].stuck = 1;
+	end_of(s, side)->misfit = READER;
+	if (end_of(s, side)->state == JOINED && waits(sk)) {
+		end_of(s, side)->stuck = 1;
 		emit(id, EVENT_LOCAL, OK, 0);
 	}
 	return 0;

@@ -87,7 +87,7 @@ func (c flowsListCmd) Run(e env) error {
 		}
 		t.AppendRow(table.Row{f.ID, engine, f.Endpoint, f.SNI,
 			fmt.Sprintf("%s → %s, %s → %s", f.Client, f.Listener, f.Local, f.Upstream),
-			seconds(f.Age), seconds(f.Idle), amount(f.BytesIn, f.PacketsIn), amount(f.BytesOut, f.PacketsOut), state})
+			seconds(f.Age), seconds(f.Idle), amount(f.BytesIn, f.PacketsIn, f.SockmapBytesIn), amount(f.BytesOut, f.PacketsOut, f.SockmapBytesOut), state})
 	}
 	if len(list) > 0 {
 		fmt.Fprintln(e.stdout, t.Render())
@@ -104,22 +104,29 @@ func seconds(s float64) string {
 	return d.Round(100 * time.Millisecond).String()
 }
 
-// amount is bytes, and packets where they are known.
-func amount(bytes int64, packets uint64) string {
-	text := fmt.Sprintf("%d B", bytes)
+// amount is bytes, and packets where they are known, and what of it went from socket to
+// socket.
+func amount(bytes int64, packets uint64, direct int64) string {
+	text := size(bytes)
+	if packets > 0 {
+		text += fmt.Sprintf(" in %d", packets)
+	}
+	if direct > 0 {
+		text += ", " + size(direct) + " by sockmap"
+	}
+	return text
+}
+
+func size(bytes int64) string {
 	for _, unit := range []struct {
 		name string
 		size int64
 	}{{"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}} {
 		if bytes >= unit.size {
-			text = fmt.Sprintf("%.1f %s", float64(bytes)/float64(unit.size), unit.name)
-			break
+			return fmt.Sprintf("%.1f %s", float64(bytes)/float64(unit.size), unit.name)
 		}
 	}
-	if packets > 0 {
-		text += fmt.Sprintf(" in %d", packets)
-	}
-	return text
+	return fmt.Sprintf("%d B", bytes)
 }
 
 func count(n int, what string) string {
