@@ -9,6 +9,11 @@
 // prefix and port to slot), sockets (slot to socket) and verdicts (how often each
 // outcome came).
 //
+// packet.bpf.c has the programs of the engine packet (tc), whose maps are described in
+// include/packet_maps.h; sockmap.bpf.c those of the short cut between sockets of one
+// host (sock_ops, sk_msg, an iterator and a tracepoint), which share them, and add
+// those in include/sockmap_maps.h and four of their own.
+//
 // Generated code is committed, so that building needs no C compiler. After a
 // change in a .c or .h file run go generate in this directory; it needs clang 19,
 // llvm-strip 19 and the headers of libbpf (Debian: clang-19 llvm-19 libbpf-dev).

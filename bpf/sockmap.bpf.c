@@ -322,23 +322,46 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
-/* What is read of the receiving socket, which is not locked. */
-static __always_inline bool ready(const struct tcp_sock *peer, const struct tcp_sock *own, __u32 delta, __u32 *queued)
-{
-	const struct sock *sk = (const struct sock *)peer;
-	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+/* Linux 6.2; before it there is bpf_probe_read_kernel, at many times the cost. */
+extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
 
-	if (state != TCP_ESTABLISHED && state != TCP_FIN_WAIT1 && state != TCP_FIN_WAIT2 && state != TCP_CLOSE_WAIT)
-		return false;
-	if (BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN || BPF_CORE_READ(peer, inet_conn.icsk_ulp_ops))
-		return false;
-	if (BPF_CORE_READ(peer, copied_seq) != own->write_seq + delta)
-		return false;
-	if (BPF_CORE_READ(sk, sk_rcvlowat) > 1 || !(BPF_CORE_READ(sk, sk_socket, file, f_flags) & O_NONBLOCK))
-		return false;
-	*queued = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter);
-	return true;
+/* What is read of the receiving socket, which is not locked, and may be gone. */
+struct view {
+	bool open; /* it can be sent to, and its reader reads by ordinary means */
+	__u32 copied_seq;
+	__u32 queued;
+};
+
+static __always_inline bool is_open(__u8 state, __u8 shutdown, int rcvlowat, unsigned int f_flags, const void *ulp)
+{
+	return (state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSE_WAIT) &&
+	       !(shutdown & RCV_SHUTDOWN) && rcvlowat <= 1 && f_flags & O_NONBLOCK && !ulp;
 }
+
+static __always_inline struct view view_of(__u64 address)
+{
+	const struct tcp_sock *tp = (const struct tcp_sock *)address;
+	const struct sock *sk = (const struct sock *)tp;
+	struct view v = {};
+
+	if (bpf_rdonly_cast) {
+		tp = bpf_rdonly_cast(tp, bpf_core_type_id_kernel(struct tcp_sock));
+		sk = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct sock));
+		v.open = is_open(sk->__sk_common.skc_state, sk->sk_shutdown, sk->sk_rcvlowat, sk->sk_socket->file->f_flags,
+				 tp->inet_conn.icsk_ulp_ops);
+		v.copied_seq = tp->copied_seq;
+		v.queued = sk->sk_backlog.rmem_alloc.counter;
+	} else {
+		v.open = is_open(BPF_CORE_READ(sk, __sk_common.skc_state), BPF_CORE_READ(sk, sk_shutdown), BPF_CORE_READ(sk, sk_rcvlowat),
+				 BPF_CORE_READ(sk, sk_socket, file, f_flags), BPF_CORE_READ(tp, inet_conn.icsk_ulp_ops));
+		v.copied_seq = BPF_CORE_READ(tp, copied_seq);
+		v.queued = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter);
+	}
+	return v;
+}
+
+/* What a receiver always gets, short as memory may be: tcp_rmem[0] (__sk_mem_raise_allocated). */
+#define RECEIVE_MIN 4096
 
 /* Under pressure the short cut would fail where TCP waits. */
 static __always_inline bool memory_is_short(const struct sock *sk)
@@ -361,11 +384,11 @@ int sockmap_send(struct sk_msg_md *msg)
 	const struct settings *orders_now = orders();
 	struct shortcut_end *own, *peer;
 	struct bpf_sock *sk = msg->sk;
-	struct socket_key to;
+	struct socket_key key;
 	struct tcp_sock *tp;
 	struct shortcut *s;
 	struct owner *o;
-	__u32 queued = 0;
+	struct view to;
 	__u64 id;
 	bool road;
 	__u32 side;
@@ -383,6 +406,7 @@ int sockmap_send(struct sk_msg_md *msg)
 		return SK_PASS;
 	own = end_of(s, side);
 	peer = end_of(s, !side);
+	to = view_of(own->peer);
 	/*
 	 * After shutdown(2) there is nothing to be sent, which TCP knows to say. With
 	 * kernel TLS turned on after all, this is what is yet to be encrypted. A reader
@@ -390,13 +414,14 @@ int sockmap_send(struct sk_msg_md *msg)
 	 */
 	road = peer->state != JOINED || peer->misfit || tp->inet_conn.icsk_inet.sk.sk_shutdown & SEND_SHUTDOWN ||
 	       tp->inet_conn.icsk_ulp_ops ||
-	       !ready((const struct tcp_sock *)own->peer, tp, own->delta, &queued) ||
-	       (own->by_road ? queued != 0 : queued >= orders_now->mark) || memory_is_short(&tp->inet_conn.icsk_inet.sk);
+	       !to.open || to.copied_seq != tp->write_seq + own->delta ||
+	       (own->by_road ? to.queued != 0 : to.queued >= orders_now->mark) ||
+	       (to.queued + msg->size > RECEIVE_MIN && memory_is_short(&tp->inet_conn.icsk_inet.sk));
 	if (!road) {
-		to.flow = id;
-		to.side = !side;
+		key.flow = id;
+		key.side = !side;
 		/* The other end is gone: let TCP find out. */
-		road = bpf_msg_redirect_hash(msg, &sockets, &to, BPF_F_INGRESS) != SK_PASS;
+		road = bpf_msg_redirect_hash(msg, &sockets, &key, BPF_F_INGRESS) != SK_PASS;
 	}
 	if (own->by_road != road) {
 		own->by_road = road;
