@@ -22,6 +22,10 @@ type sample struct {
 	Connections int64              `json:"connections"`
 	Engines     map[string]int64   `json:"engines,omitempty"` // ended connections
 	BusyBefore  float64            `json:"busyBefore"`        // CPU seconds per second just before
+
+	// Of the agent's flows within one host: all bytes, and those by the short cut.
+	Bytes         int64 `json:"bytes,omitempty"`
+	ShortcutBytes int64 `json:"shortcutBytes,omitempty"`
 }
 
 // results is a run.
@@ -81,6 +85,7 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 	}
 	fmt.Fprint(out, "\n", legend)
 	r.engineShares(out, subjects)
+	r.shortcutBytes(out, todo)
 	r.noise(out)
 }
 
