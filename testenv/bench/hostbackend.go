@@ -88,7 +88,15 @@ func hostServe(c net.Conn) error {
 			return err
 		}
 		size, answer := binary.BigEndian.Uint64(buf), binary.BigEndian.Uint64(buf[8:])
-		for left := size - uint64(n); left > 0; left -= uint64(n) {
+		// What fits is answered with itself.
+		whole := min(size, block)
+		if uint64(n) > whole {
+			return fmt.Errorf("%d bytes of a request of %d: bytes came twice", n, size)
+		}
+		if _, err := io.ReadFull(c, buf[n:whole]); err != nil {
+			return err
+		}
+		for left := size - whole; left > 0; left -= uint64(n) {
 			if n, err = c.Read(buf[:min(left, block)]); err != nil {
 				return err
 			}

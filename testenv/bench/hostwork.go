@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +19,7 @@ const (
 	// A flow takes the short cut some packets after its handshake, and some time
 	// after those: it is warm when both are surely over.
 	warmTrips = 50
-	warmFor   = 400 * time.Millisecond
+	warmFor   = 300 * time.Millisecond
 	// endless is more than any stream moves.
 	endless = 1 << 60
 )
@@ -29,29 +31,29 @@ func hostWorks(o options) []work {
 	for _, l := range []layout{loopback, namespaces} {
 		all = append(all,
 			work{
-				fmt.Sprintf("%s: 64 KB there and back, 4 connections", l), l, messageFigures,
-				func(ctx context.Context, b *bed) ([]float64, error) {
+				name: fmt.Sprintf("%s: 64 KB there and back, 4 connections", l), layout: l, figures: messageFigures,
+				run: func(ctx context.Context, b *bed) ([]float64, error) {
 					return b.messages(ctx, 4, largeMessage, o.duration)
 				},
 			},
 			work{
-				fmt.Sprintf("%s: 200 bytes there and back, 50 connections", l), l, messageFigures,
-				func(ctx context.Context, b *bed) ([]float64, error) {
+				name: fmt.Sprintf("%s: 200 bytes there and back, 50 connections", l), layout: l, figures: messageFigures,
+				run: func(ctx context.Context, b *bed) ([]float64, error) {
 					return b.messages(ctx, 50, messageSize, o.duration)
 				},
 			},
 			work{
-				fmt.Sprintf("%s: one-way stream down", l), l, streamFigures,
-				func(ctx context.Context, b *bed) ([]float64, error) { return b.stream(ctx, false, o.duration) },
+				name: fmt.Sprintf("%s: one-way stream down", l), layout: l, figures: streamFigures,
+				run: func(ctx context.Context, b *bed) ([]float64, error) { return b.stream(ctx, false, o.duration) },
 			},
 			work{
-				fmt.Sprintf("%s: one-way stream up", l), l, streamFigures,
-				func(ctx context.Context, b *bed) ([]float64, error) { return b.stream(ctx, true, o.duration) },
+				name: fmt.Sprintf("%s: one-way stream up", l), layout: l, figures: streamFigures,
+				run: func(ctx context.Context, b *bed) ([]float64, error) { return b.stream(ctx, true, o.duration) },
 			},
 			work{
-				fmt.Sprintf("%s: 2 GB for a reader of 1 MB/s", l), l,
-				[]figure{{"reader's queue, greatest, MB", 2, difference}, {"memory of the machine, MB more", 1, difference}},
-				func(ctx context.Context, b *bed) ([]float64, error) { return b.slowReader(ctx, 5*o.duration) },
+				name: fmt.Sprintf("%s: 2 GB for a reader of 1 MB/s, once", l), layout: l, once: true,
+				figures: []figure{{"reader's queue, greatest, MB", 2, difference}, {"memory of the machine, MB more", 1, difference}},
+				run:     func(ctx context.Context, b *bed) ([]float64, error) { return b.slowReader(ctx, 5*o.duration) },
 			},
 		)
 	}
@@ -121,16 +123,28 @@ func (b *bed) dialWarm(ctx context.Context, n, size int, d time.Duration) ([]net
 	return conns, nil
 }
 
-// trips does round trips for a time, but so many at least.
+// trips does round trips for a time, but so many at least. Each message is numbered at
+// both of its ends, and its answer must be: bytes that came twice would be answers
+// before their time, and a rate too good to be true.
 func trips(c net.Conn, size int, least int64, d time.Duration) (n int64, err error) {
 	out, in := request(uint64(size), 0, uint64(size)), make([]byte, size)
 	for end := time.Now().Add(d); n < least || time.Now().Before(end); n++ {
+		number(out, uint64(n))
 		if _, err := c.Write(out); err != nil {
 			return n, err
 		}
 		if _, err := io.ReadFull(c, in); err != nil {
 			return n, err
 		}
+		if !bytes.Equal(in[:requestHeader+8], out[:requestHeader+8]) || !bytes.Equal(in[size-8:], out[size-8:]) {
+			return n, fmt.Errorf("the answer to message %d is not its own: bytes were lost, doubled or out of order", n)
+		}
 	}
 	return n, nil
+}
+
+// number marks a request behind its header and at its end.
+func number(request []byte, n uint64) {
+	binary.BigEndian.PutUint64(request[requestHeader:], n)
+	binary.BigEndian.PutUint64(request[len(request)-8:], n)
 }

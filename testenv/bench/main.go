@@ -120,6 +120,9 @@ func run(ctx context.Context, o options, out io.Writer) error {
 func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects []subject) error {
 	for round := range rounds {
 		for _, w := range todo {
+			if w.once && round > 0 {
+				continue
+			}
 			for _, s := range subjects {
 				fmt.Fprintf(os.Stderr, "round %d of %d: %s: %s\n", round+1, rounds, w.name, s.name())
 				one, err := r.sample(ctx, w, s)

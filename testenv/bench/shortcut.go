@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 // access is what is read of a line of the agent's access log.
 type access struct {
 	Engine     string `json:"engine"` // empty: no flow that was routed
+	Reason     string `json:"engine_reason"`
 	BytesIn    int64  `json:"bytes_in"`
 	BytesOut   int64  `json:"bytes_out"`
 	SockmapIn  int64  `json:"sockmap_bytes_in"`
@@ -37,9 +39,12 @@ func (one *sample) readLog(ctx context.Context, b *bed, agent *spliceway) error 
 		lines = accessLines(b.process.Log().Lines(), int64(len(b.hello[b.first])+finishedSize))
 		return int64(len(lines)) >= one.Connections, nil
 	})
-	one.Engines = make(map[string]int64)
+	one.Engines, one.Reasons = make(map[string]int64), make(map[string]int64)
 	for _, l := range lines {
 		one.Engines[l.Engine]++
+		if l.Reason != "" {
+			one.Reasons[l.Reason]++
+		}
 		one.Bytes += l.BytesIn + l.BytesOut
 		one.ShortcutBytes += l.SockmapIn + l.SockmapOut
 	}
@@ -81,7 +86,7 @@ func (r *results) checkShortcut(subjects []subject) error {
 func (r *results) shortcutBytes(out io.Writer, todo []work) {
 	name := (&spliceway{engine: shortcut}).name()
 	var parts []string
-	thrown := make(map[string]int)
+	thrown, reasons := make(map[string]int), make(map[string]int64)
 	for _, w := range todo {
 		var cut, all int64
 		for _, one := range r.Samples {
@@ -89,6 +94,9 @@ func (r *results) shortcutBytes(out io.Writer, todo []work) {
 				continue
 			}
 			cut, all = cut+one.ShortcutBytes, all+one.Bytes
+			for why, n := range one.Reasons {
+				reasons[why] += n
+			}
 			if one.Figures == nil {
 				thrown[w.name]++
 			}
@@ -101,6 +109,9 @@ func (r *results) shortcutBytes(out io.Writer, todo []work) {
 		return
 	}
 	fmt.Fprintf(out, "- %s: bytes that went by the short cut: %s.\n", name, strings.Join(parts, "; "))
+	for _, why := range slices.Sorted(maps.Keys(reasons)) {
+		fmt.Fprintf(out, "- %s: %d connections have the engine_reason %q in their log line.\n", name, reasons[why], why)
+	}
 	for _, w := range todo {
 		if n := thrown[w.name]; n > 0 {
 			fmt.Fprintf(out, "- **%s: %s: %d measurements thrown away: no flow of them took the short cut.**\n", name, w.name, n)
