@@ -81,7 +81,7 @@ func (b *bed) serve() (err error) {
 		if b.hello[name], err = testenv.Hello(sni(name), testenv.HelloOptions{ALPN: []string{"h2", "http/1.1"}}); err != nil {
 			return err
 		}
-		l, err := b.net.Backends[0].Listen(netip.AddrPortFrom(b.net.Backends[0].IPv4(), port))
+		l, err := b.backend.Listen(netip.AddrPortFrom(b.backendIP, port))
 		if err != nil {
 			return err
 		}

@@ -20,47 +20,43 @@ import (
 
 // bed is a network with a subject in its gateway and the backend's services.
 type bed struct {
-	net       *testenv.Network
+	place
+	layout    layout
 	subject   subject
 	process   *testenv.Process // nil: direct
+	host      *testenv.Process // the backend as a process of its own; nil: it is this one
 	dir       string
 	mounted   string  // a bpffs below dir; empty: none
 	idleBusy  float64 // CPU seconds per second that are not the work's, set before it
 	listeners []net.Listener
 	hello     map[string][]byte // by service
 	authority *testenv.CA       // of the service "tls"
-	sources   []netip.Addr      // the client's addresses
 	next      int
 	opened    atomic.Int64 // connections that got an answer
 }
 
 const (
-	// clientAddresses: ports in TIME_WAIT make one address slow to dial from.
-	clientAddresses = 16
 	// patience is how long a connection may take over what it does, beside the
 	// time that its work is given: a subject that hangs is an error.
 	patience    = 20 * time.Second
 	stopTimeout = 3 * time.Second
 )
 
-func newBed(ctx context.Context, s subject) (b *bed, err error) {
-	b = &bed{subject: s, hello: make(map[string][]byte)}
+func newBed(ctx context.Context, s subject, l layout) (b *bed, err error) {
+	b = &bed{subject: s, layout: l, hello: make(map[string][]byte)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
 		}
 	}()
-	if b.net, err = testenv.NewNetwork(testenv.NetworkOptions{CongestionControl: "cubic"}); err != nil {
+	if err := b.build(l); err != nil {
 		return b, err
 	}
-	for i := range clientAddresses {
-		a := netip.AddrFrom4([4]byte{10, 1, 0, byte(10 + i)})
-		if err := b.net.Clients[0].AddAddress(a); err != nil {
-			return b, err
-		}
-		b.sources = append(b.sources, a)
+	serve := b.serve
+	if l.sameHost() {
+		serve = func() error { return b.serveHost(ctx) }
 	}
-	if err := b.serve(); err != nil {
+	if err := serve(); err != nil {
 		return b, err
 	}
 	return b, b.start(ctx)
@@ -76,7 +72,7 @@ func (b *bed) start(ctx context.Context) (err error) {
 		return err
 	}
 	if run.Path != "" {
-		run.Namespace = b.net.Gateway
+		run.Namespace = b.gateway
 		if b.process, err = testenv.StartProcess(run); err != nil {
 			return err
 		}
@@ -86,7 +82,7 @@ func (b *bed) start(ctx context.Context) (err error) {
 			return fmt.Errorf("%w (-subjects leaves a subject out)", err)
 		}
 	}
-	c, err := b.dial(ctx, "echo", 0)
+	c, err := b.dial(ctx, b.first, 0)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, b.output())
 	}
@@ -111,10 +107,12 @@ func (b *bed) close() error {
 	for _, l := range b.listeners {
 		_ = l.Close()
 	}
-	var errs []error
-	if b.net != nil {
-		errs = append(errs, b.net.Close())
+	if b.host != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		_ = b.host.Stop(ctx)
 	}
+	errs := []error{b.place.close()}
 	if b.mounted != "" {
 		if err := unix.Unmount(b.mounted, 0); err != nil {
 			// Not RemoveAll then: it would go on into the mount.
@@ -127,9 +125,9 @@ func (b *bed) close() error {
 // target is where a client connects to for a service.
 func (b *bed) target(service string) netip.AddrPort {
 	if b.process == nil {
-		return netip.AddrPortFrom(b.net.Backends[0].IPv4(), services[service])
+		return netip.AddrPortFrom(b.backendIP, b.services[service])
 	}
-	return netip.AddrPortFrom(b.net.IPv4, gatewayPort)
+	return netip.AddrPortFrom(b.gatewayIP, gatewayPort)
 }
 
 // dial connects to a service through the subject and greets it. The connection is
@@ -139,7 +137,7 @@ func (b *bed) dial(ctx context.Context, service string, d time.Duration) (*net.T
 	var dialer net.Dialer
 	dialer.SetMultipathTCP(false)
 	dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.sources[b.next%len(b.sources)], 0))
-	c, err := b.net.Clients[0].DialWith(ctx, dialer, b.target(service))
+	c, err := b.client.DialWith(ctx, dialer, b.target(service))
 	if err != nil {
 		return nil, err
 	}

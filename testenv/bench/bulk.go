@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,11 @@ func (b *bed) bulk(ctx context.Context, service string, streams int, d time.Dura
 		return nil, err
 	}
 	defer closeAll(conns)
+	return b.move(conns, service == "sink", d)
+}
+
+// move sends on each connection, or receives.
+func (b *bed) move(conns []net.Conn, up bool, d time.Duration) ([]float64, error) {
 	e, err := b.timed(func() (int64, error) {
 		var total atomic.Int64
 		var all errgroup.Group
@@ -25,7 +31,7 @@ func (b *bed) bulk(ctx context.Context, service string, streams int, d time.Dura
 		for _, c := range conns {
 			all.Go(func() error {
 				move := c.Read
-				if service == "sink" {
+				if up {
 					move = c.Write
 				}
 				for buf := make([]byte, block); time.Now().Before(end); {

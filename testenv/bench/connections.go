@@ -23,7 +23,7 @@ func (b *bed) sessions(d time.Duration) ([]float64, error) {
 		end := time.Now().Add(d)
 		for worker := range sessionWorkers {
 			all.Go(func() error {
-				return b.net.Clients[0].Do(func() error {
+				return b.client.Do(func() error {
 					for i := worker; time.Now().Before(end); i++ {
 						if err := b.session(i, session(worker)); err != nil {
 							return fmt.Errorf("after %d connections: %w", total.Load(), err)
@@ -60,7 +60,7 @@ func (b *bed) handshakes(ctx context.Context, d time.Duration) ([]float64, error
 	config.MinVersion = tls.VersionTLS13
 	var times []time.Duration
 	// One thread in the namespace for all of them: entering it is not measured.
-	err := b.net.Clients[0].Do(func() error {
+	err := b.client.Do(func() error {
 		for end := time.Now().Add(d); time.Now().Before(end); {
 			start := time.Now()
 			if err := b.handshake(ctx, config, len(times)); err != nil {

@@ -30,12 +30,12 @@ func (h *haproxy) command(b *bed) (testenv.ProcessOptions, error) {
 	if h.splice {
 		fmt.Fprintf(&conf, " option splice-request\n option splice-response\n")
 	}
-	fmt.Fprintf(&conf, "frontend gateway\n bind %s:%d\n tcp-request inspect-delay 3s\n tcp-request content accept if { req.ssl_hello_type 1 }\n", b.net.IPv4, gatewayPort)
-	for name := range services {
+	fmt.Fprintf(&conf, "frontend gateway\n bind %s:%d\n tcp-request inspect-delay 3s\n tcp-request content accept if { req.ssl_hello_type 1 }\n", b.gatewayIP, gatewayPort)
+	for name := range b.services {
 		fmt.Fprintf(&conf, " use_backend %s if { req.ssl_sni -i %s }\n", name, sni(name))
 	}
-	for name, port := range services {
-		fmt.Fprintf(&conf, "backend %s\n server s %s:%d\n", name, b.net.Backends[0].IPv4(), port)
+	for name, port := range b.services {
+		fmt.Fprintf(&conf, "backend %s\n server s %s:%d\n", name, b.backendIP, port)
 	}
 	file := filepath.Join(b.dir, "haproxy.cfg")
 	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {

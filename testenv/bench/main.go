@@ -8,6 +8,10 @@
 //
 // Absolute figures of one machine say little; ratios from one run say what a
 // gateway costs. It measures, and judges nothing.
+//
+// With -same-host client and backend are two processes of the gateway's own host:
+// beside it on its loopback device, or each in a namespace of its own, like pods.
+// There the agent with its short cut from socket to socket is a subject, too.
 package main
 
 import (
@@ -31,6 +35,8 @@ type options struct {
 	duration       time.Duration
 	idle           int
 	quick          bool
+	sameHost       bool
+	backend        string
 	json           string
 }
 
@@ -44,13 +50,20 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 2*time.Second, "of each piece of work")
 	flag.IntVar(&o.idle, "idle", 5000, "idle flows whose memory is measured")
 	flag.BoolVar(&o.quick, "quick", false, "one short round: does it all run? The figures are worth little")
+	flag.BoolVar(&o.sameHost, "same-host", false, "measure flows between two processes of the gateway's own host")
+	flag.StringVar(&o.backend, "backend", "", "for -same-host's own use: be the backend process at this address and port")
 	flag.StringVar(&o.json, "json", "", "also write every sample to this file")
 	flag.Parse()
 	if o.quick {
 		o.rounds, o.duration, o.idle = 1, 200*time.Millisecond, 200
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, o, os.Stdout)
+	var err error
+	if o.backend != "" {
+		err = hostBackend(o.backend)
+	} else {
+		err = run(ctx, o, os.Stdout)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -95,6 +108,9 @@ func run(ctx context.Context, o options, out io.Writer) error {
 			return err
 		}
 	}
+	if err := r.checkShortcut(subjects); err != nil {
+		return err
+	}
 	r.report(out, todo, subjects)
 	return nil
 }
@@ -104,6 +120,9 @@ func run(ctx context.Context, o options, out io.Writer) error {
 func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects []subject) error {
 	for round := range rounds {
 		for _, w := range todo {
+			if w.once && round > 0 {
+				continue
+			}
 			for _, s := range subjects {
 				fmt.Fprintf(os.Stderr, "round %d of %d: %s: %s\n", round+1, rounds, w.name, s.name())
 				one, err := r.sample(ctx, w, s)
@@ -121,7 +140,7 @@ func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects
 // sample does one piece of work in a network of its own: neither TIME_WAITs nor
 // the heap of what ran before are measured.
 func (r *results) sample(ctx context.Context, w work, s subject) (one sample, err error) {
-	b, err := newBed(ctx, s)
+	b, err := newBed(ctx, s, w.layout)
 	if err != nil {
 		return one, err
 	}
@@ -141,7 +160,9 @@ func (r *results) sample(ctx context.Context, w work, s subject) (one sample, er
 		one.Figures[w.figures[i].name] = v
 	}
 	one.Connections = b.opened.Load()
-	if agent, ok := s.(*spliceway); ok {
+	if agent, ok := s.(*spliceway); ok && w.layout.sameHost() {
+		err = one.readLog(ctx, b, agent)
+	} else if ok {
 		one.Engines, err = agent.engines(ctx, b)
 	}
 	return one, err

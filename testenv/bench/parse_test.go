@@ -65,6 +65,9 @@ func TestChooseSubjects(t *testing.T) {
 		{options{subjects: "haproxy"}, 0},
 		{options{haproxy: "/no/such/haproxy"}, 0},
 		{options{haproxy: "/proc/self/exe"}, 5},
+		{options{sameHost: true}, 4},
+		{options{sameHost: true, subjects: "direct,sockmap"}, 2},
+		{options{subjects: "direct,sockmap"}, 0},
 	} {
 		got, err := names(tt.o)
 		if (err != nil) != (tt.want == 0) || err == nil && len(got) != tt.want {

@@ -56,7 +56,7 @@ func (b *bed) pinned(_ context.Context, d time.Duration) ([]float64, error) {
 	}
 	defer unpin()
 	var times []time.Duration
-	err = b.net.Clients[0].Do(func() error {
+	err = b.client.Do(func() error {
 		c, err := dialBlocking(b.sources[0], b.target("blocking"))
 		if err != nil {
 			return err

@@ -25,15 +25,28 @@ import (
 // adminAddress is inside the gateway's namespace.
 var adminAddress = netip.MustParseAddrPort("127.0.0.1:9180")
 
-// spliceway is the agent with one engine.
+// spliceway is the agent with one engine, as its access log calls it.
 type spliceway struct{ path, engine string }
 
-func (s *spliceway) name() string { return "spliceway " + s.engine }
+// shortcut is the engine of flows that took the short cut from socket to socket.
+const shortcut = "packet+sockmap"
+
+func (s *spliceway) name() string {
+	if s.engine == shortcut {
+		return "spliceway sockmap"
+	}
+	return "spliceway " + s.engine
+}
 
 func (s *spliceway) command(b *bed) (testenv.ProcessOptions, error) {
 	var conf bytes.Buffer
-	fmt.Fprintf(&conf, "engine: %s\nlisten: [%q]\nlog: {access: false}\nadmin: {address: %q}\n", s.engine, b.net.IPv4, adminAddress)
-	if s.engine == "packet" {
+	engine, sockmap := s.engine, "off"
+	if s.engine == shortcut {
+		engine, sockmap = "auto", "on"
+	}
+	fmt.Fprintf(&conf, "engine: %s\nsockmap: %s\nlisten: [%q]\nlog: {access: %t}\nadmin: {address: %q}\n",
+		engine, sockmap, b.gatewayIP, b.layout.sameHost(), adminAddress)
+	if s.engine != "splice" {
 		pins, err := b.mountBPFFS()
 		if err != nil {
 			return testenv.ProcessOptions{}, err
@@ -41,8 +54,8 @@ func (s *spliceway) command(b *bed) (testenv.ProcessOptions, error) {
 		fmt.Fprintf(&conf, "bpffs: %q\n", pins)
 	}
 	fmt.Fprintln(&conf, "endpoints:")
-	for name, port := range services {
-		fmt.Fprintf(&conf, "- name: %s\n  url: tls://%s:%d\n  upstream: {url: \"tcp://%s:%d\"}\n", name, sni(name), gatewayPort, b.net.Backends[0].IPv4(), port)
+	for name, port := range b.services {
+		fmt.Fprintf(&conf, "- name: %s\n  url: tls://%s:%d\n  upstream: {url: \"tcp://%s:%d\"}\n", name, sni(name), gatewayPort, b.backendIP, port)
 	}
 	file := filepath.Join(b.dir, "spliceway.yaml")
 	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
@@ -74,7 +87,7 @@ func (s *spliceway) engines(ctx context.Context, b *bed) (map[string]int64, erro
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return b.net.Gateway.Dial(ctx, adminAddress)
+			return b.gateway.Dial(ctx, adminAddress)
 		},
 	}}
 	var counts map[string]int64

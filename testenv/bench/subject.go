@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -36,6 +37,7 @@ var known = []struct {
 	make func(options) subject
 }{
 	{"direct", func(options) subject { return direct{} }},
+	{"sockmap", func(o options) subject { return &spliceway{path: o.agent, engine: shortcut} }},
 	{"packet", func(o options) subject { return &spliceway{path: o.agent, engine: "packet"} }},
 	{"splice", func(o options) subject { return &spliceway{path: o.agent, engine: "splice"} }},
 	{"haproxy-splice", func(o options) subject { return newHAProxy(o, true) }},
@@ -72,6 +74,12 @@ func chooseSubjects(o options) ([]subject, error) {
 	var chosen []subject
 	for _, k := range known {
 		if wanted != nil && !slices.Contains(wanted, k.key) {
+			continue
+		}
+		if k.key == "sockmap" && !o.sameHost {
+			if wanted != nil {
+				return nil, errors.New("-subjects: sockmap is for -same-host: it needs client and backend on the gateway's host")
+			}
 			continue
 		}
 		s := k.make(o)
