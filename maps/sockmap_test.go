@@ -33,7 +33,7 @@ func TestSockmapShortcutsAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A time is only as good as a tick.
-	if seen := ticks(7); (got.Seen-seen).Abs() > 1<<tickShift {
+	if seen := ticks(7); (got.Seen - seen).Abs() > 1<<tickShift {
 		t.Errorf("last seen %s, want %s", got.Seen, seen)
 	}
 	want := Shortcut{Seen: got.Seen, Ends: [2]ShortcutEnd{
