@@ -322,7 +322,10 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 		return 0; /* its time comes with the other end's */
 	if (s && end_of(s, !side)->state >= FIT) {
 		tp = bpf_skc_to_tcp_sock(sk);
-		misfit = tp ? misfit_of(tp) : USED;
+		/* It may have been read by splice(2) since it was found fit. */
+		misfit = end_of(s, side)->misfit;
+		if (!misfit)
+			misfit = tp ? misfit_of(tp) : USED;
 		if (!misfit) {
 			k.flow = id;
 			k.side = side;
@@ -331,7 +334,8 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 			else
 				end_of(s, side)->state = JOINED;
 		}
-		end_of(s, side)->misfit = misfit;
+		if (misfit)
+			end_of(s, side)->misfit = misfit;
 	}
 	bpf_sk_storage_delete(&joining, sk);
 	return 0;
