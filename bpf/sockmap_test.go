@@ -413,16 +413,15 @@ func newPipe(t testing.TB) (pipe [2]int) {
 func (s *shortcut) splices(fd int, want string) {
 	s.t.Helper()
 	pipe := newPipe(s.t)
-	for n := 0; n < len(want); {
-		if err := ready(fd, unix.POLLIN); err != nil {
-			s.t.Fatal(err)
-		}
+	n := 0
+	s.waitFor("splice of "+want, func() (bool, error) {
 		moved, err := unix.Splice(fd, nil, pipe[1], nil, len(want)-n, unix.SPLICE_F_NONBLOCK)
-		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			s.t.Fatalf("splice: %v", err)
-		}
 		n += int(max(moved, 0))
-	}
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			err = nil
+		}
+		return n == len(want), err
+	})
 	s.receives(pipe[0], want)
 }
 
