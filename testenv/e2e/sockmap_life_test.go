@@ -234,7 +234,7 @@ func TestSockmapOutlivesTheAgent(t *testing.T) {
 			for !stop.Load() {
 				err := f.talk(20)
 				if err == nil {
-					err = f.moveBoth(100_000, sized(1+i*7919%20_000))
+					err = f.moveBoth(100_000, sized(1000+i*7919%20_000))
 				}
 				if err != nil {
 					return fmt.Errorf("flow %d: %w", i, err)
@@ -244,7 +244,7 @@ func TestSockmapOutlivesTheAgent(t *testing.T) {
 			return nil
 		})
 	}
-	// go on: each flow has said something more.
+	// goOn waits until they have all said something more, or some of them much.
 	goOn := func() {
 		t.Helper()
 		from := words.Load()
