@@ -17,7 +17,8 @@ type PacketCandidate struct {
 	_     structs.HostLayout
 	Flow  uint64
 	Side  uint32
-	Looks uint32
+	Looks uint16
+	Asked uint16
 }
 
 type PacketConnection struct {
@@ -174,10 +175,11 @@ type PacketShortcut struct {
 		Seen     uint32
 		State    uint32
 		Misfit   uint32
-		Drained  uint32
+		Since    uint32
+		Heard    uint32
 		ByRoad   uint8
 		Stuck    uint8
-		Pad      [6]uint8
+		Pad      [2]uint8
 	}
 }
 

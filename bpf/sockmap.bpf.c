@@ -117,7 +117,7 @@ static __always_inline void established(struct bpf_sock_ops *ctx, __u8 wanted)
 {
 	struct connection k = { .own = ctx->snd_nxt, .peer = ctx->rcv_nxt };
 	const struct settings *s = orders();
-	struct candidate c = {};
+	struct candidate c = { .asked = !!(ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG) };
 
 	if (!s || !(kind_of_remote(s, ctx) & wanted))
 		return;
@@ -156,8 +156,18 @@ static __always_inline enum misfit misfit_of(const struct tcp_sock *tp)
 	return FITS;
 }
 
-/* Finds the flow that a candidate belongs to; false: it will not be asked again. */
-static __always_inline bool find(struct bpf_sock_ops *ctx, struct bpf_sock *sk, const struct tcp_sock *tp)
+/*
+ * No more callbacks, unless somebody else wants them: the flag is the socket's, and
+ * programs of others see the same socket, too.
+ */
+static __always_inline void enough(struct bpf_sock_ops *ctx, __u32 asked)
+{
+	if (!asked)
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/* Finds the flow that a candidate belongs to. */
+static __always_inline void find(struct bpf_sock_ops *ctx, struct bpf_sock *sk, const struct tcp_sock *tp)
 {
 	/* bytes_acked has the SYN in it where this end was the first to send one. */
 	struct connection k = { .own = tp->snd_una - (__u32)tp->bytes_acked + 1, .peer = tp->rcv_nxt - (__u32)tp->bytes_received };
@@ -166,6 +176,7 @@ static __always_inline bool find(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	struct shortcut *s;
 	struct owner *o;
 	struct flow *f;
+	__u32 asked;
 	__u64 id;
 	__u32 side;
 
@@ -174,38 +185,41 @@ static __always_inline bool find(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 		c = bpf_map_lookup_elem(&candidates, &k);
 	}
 	if (!c)
-		return false;
+		return; /* whoever has asked for this, it was not for us */
 	id = c->flow;
-	if (!id)
-		return ++c->looks < LOOKS_MAX;
+	asked = c->asked;
+	if (!id) {
+		if (++c->looks == LOOKS_MAX) {
+			bpf_map_delete_elem(&candidates, &k);
+			enough(ctx, asked);
+		}
+		return;
+	}
 	side = c->side & 1;
 	bpf_map_delete_elem(&candidates, &k);
 	f = bpf_map_lookup_elem(&flows, &id);
 	if (!f)
-		return false;
+		return;
 	o = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!o)
-		return false;
+		return;
 	s = bpf_map_lookup_elem(&shortcuts, &id);
 	if (!s) {
 		bpf_map_update_elem(&shortcuts, &id, &fresh, BPF_NOEXIST);
 		s = bpf_map_lookup_elem(&shortcuts, &id);
 		if (!s)
-			return false;
+			return;
 	}
 	end_of(s, side)->delta = f->legs[side].seq_delta;
 	end_of(s, !side)->peer = (__u64)tp;
 	end_of(s, side)->state = FOUND;
 	o->side = side;
+	o->asked = asked;
 	o->flow = id;
-	return true;
 }
 
-/*
- * An ACK of data. Returns false when there is nothing more to be done for the socket
- * here.
- */
-static __always_inline bool acked(struct bpf_sock_ops *ctx)
+/* An ACK of data. */
+static __always_inline void acked(struct bpf_sock_ops *ctx)
 {
 	const struct settings *orders_now = orders();
 	struct bpf_sock *sk = ctx->sk;
@@ -218,41 +232,43 @@ static __always_inline bool acked(struct bpf_sock_ops *ctx)
 	__u32 side;
 
 	if (!sk || !orders_now)
-		return false;
+		return;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
-		return false;
+		return;
 	o = bpf_sk_storage_get(&owners, sk, NULL, 0);
-	if (!o)
-		return find(ctx, sk, tp);
+	if (!o) {
+		find(ctx, sk, tp);
+		return;
+	}
 	id = o->flow;
 	side = o->side & 1;
 	f = bpf_map_lookup_elem(&flows, &id);
 	s = bpf_map_lookup_elem(&shortcuts, &id);
-	if (!f || !s)
-		return false;
 	/*
 	 * Not before the TLS handshake is over: then it shows whether an end has
 	 * turned on kernel TLS, or reads by splice(2). And not for the few packets of
 	 * a short flow.
 	 */
-	if (f->moved[CLIENT].packets < orders_now->packets || f->moved[BACKEND].packets < orders_now->packets)
-		return true;
+	if (f && s && (f->moved[CLIENT].packets < orders_now->packets || f->moved[BACKEND].packets < orders_now->packets))
+		return;
+	enough(ctx, o->asked);
+	if (!f || !s || end_of(s, side)->state != FOUND)
+		return;
 	misfit = end_of(s, side)->misfit;
 	if (!misfit)
 		misfit = misfit_of(tp);
 	end_of(s, side)->misfit = misfit;
 	if (misfit)
-		return false;
+		return;
 	j = bpf_sk_storage_get(&joining, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!j)
-		return false;
+		return;
 	j->flow = id;
 	j->side = side;
 	end_of(s, side)->state = FIT;
 	if (end_of(s, !side)->state == FIT)
 		emit(id, EVENT_LOCAL, OK, 0);
-	return false;
 }
 
 /*
@@ -274,8 +290,7 @@ int sockmap_watch(struct bpf_sock_ops *ctx)
 		established(ctx, PORT_SOURCE);
 		break;
 	case BPF_SOCK_OPS_RTT_CB:
-		if (!acked(ctx))
-			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+		acked(ctx);
 		break;
 	}
 	return 1;
@@ -307,7 +322,10 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 		return 0; /* its time comes with the other end's */
 	if (s && end_of(s, !side)->state >= FIT) {
 		tp = bpf_skc_to_tcp_sock(sk);
-		misfit = tp ? misfit_of(tp) : USED;
+		/* It may have been read by splice(2) since it was found fit. */
+		misfit = end_of(s, side)->misfit;
+		if (!misfit)
+			misfit = tp ? misfit_of(tp) : USED;
 		if (!misfit) {
 			k.flow = id;
 			k.side = side;
@@ -316,7 +334,8 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 			else
 				end_of(s, side)->state = JOINED;
 		}
-		end_of(s, side)->misfit = misfit;
+		if (misfit)
+			end_of(s, side)->misfit = misfit;
 	}
 	bpf_sk_storage_delete(&joining, sk);
 	return 0;
@@ -328,6 +347,7 @@ extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
 /* What is read of the receiving socket, which is not locked, and may be gone. */
 struct view {
 	bool open; /* it can be sent to, and its reader reads by ordinary means */
+	bool busy; /* its reader has it locked */
 	__u32 copied_seq;
 	__u32 queued;
 };
@@ -349,11 +369,13 @@ static __always_inline struct view view_of(__u64 address)
 		sk = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct sock));
 		v.open = is_open(sk->__sk_common.skc_state, sk->sk_shutdown, sk->sk_rcvlowat, sk->sk_socket->file->f_flags,
 				 tp->inet_conn.icsk_ulp_ops);
+		v.busy = sk->sk_lock.owned;
 		v.copied_seq = tp->copied_seq;
 		v.queued = sk->sk_backlog.rmem_alloc.counter;
 	} else {
 		v.open = is_open(BPF_CORE_READ(sk, __sk_common.skc_state), BPF_CORE_READ(sk, sk_shutdown), BPF_CORE_READ(sk, sk_rcvlowat),
 				 BPF_CORE_READ(sk, sk_socket, file, f_flags), BPF_CORE_READ(tp, inet_conn.icsk_ulp_ops));
+		v.busy = BPF_CORE_READ(sk, sk_lock.owned);
 		v.copied_seq = BPF_CORE_READ(tp, copied_seq);
 		v.queued = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter);
 	}
@@ -389,6 +411,7 @@ int sockmap_send(struct sk_msg_md *msg)
 	struct shortcut *s;
 	struct owner *o;
 	struct view to;
+	__u32 heard;
 	__u64 id;
 	bool road;
 	__u32 side;
@@ -407,15 +430,21 @@ int sockmap_send(struct sk_msg_md *msg)
 	own = end_of(s, side);
 	peer = end_of(s, !side);
 	to = view_of(own->peer);
+	heard = peer->bytes + peer->road;
+	if (heard != own->heard) {
+		own->heard = heard;
+		own->since = 0;
+	}
 	/*
 	 * After shutdown(2) there is nothing to be sent, which TCP knows to say. With
 	 * kernel TLS turned on after all, this is what is yet to be encrypted. A reader
-	 * that has used splice(2) once may do so again.
+	 * that has used splice(2) once may do so again. And a long stream one way
+	 * does not wait for the reader's lock, again and again: TCP need not.
 	 */
 	road = peer->state != JOINED || peer->misfit || tp->inet_conn.icsk_inet.sk.sk_shutdown & SEND_SHUTDOWN ||
 	       tp->inet_conn.icsk_ulp_ops ||
 	       !to.open || to.copied_seq != tp->write_seq + own->delta ||
-	       (own->by_road ? to.queued != 0 : to.queued >= orders_now->mark) ||
+	       (own->since >= orders_now->mark && to.busy) || (own->by_road ? to.queued != 0 : to.queued >= orders_now->mark) ||
 	       (to.queued + msg->size > RECEIVE_MIN && memory_is_short(&tp->inet_conn.icsk_inet.sk));
 	if (!road) {
 		key.flow = id;
@@ -423,6 +452,8 @@ int sockmap_send(struct sk_msg_md *msg)
 		/* The other end is gone: let TCP find out. */
 		road = bpf_msg_redirect_hash(msg, &sockets, &key, BPF_F_INGRESS) != SK_PASS;
 	}
+	if (own->since < orders_now->mark)
+		own->since += msg->size;
 	if (own->by_road != road) {
 		own->by_road = road;
 		own->switches++;

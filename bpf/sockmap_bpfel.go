@@ -17,7 +17,8 @@ type SockmapCandidate struct {
 	_     structs.HostLayout
 	Flow  uint64
 	Side  uint32
-	Looks uint32
+	Looks uint16
+	Asked uint16
 }
 
 type SockmapConnection struct {
@@ -102,10 +103,10 @@ const (
 )
 
 type SockmapOwner struct {
-	_    structs.HostLayout
-	Flow uint64
-	Side uint32
-	Pad  uint32
+	_     structs.HostLayout
+	Flow  uint64
+	Side  uint32
+	Asked uint32
 }
 
 type SockmapPacketCount uint32
@@ -155,10 +156,11 @@ type SockmapShortcut struct {
 		Seen     uint32
 		State    SockmapEndState
 		Misfit   SockmapMisfit
-		Drained  uint32
+		Since    uint32
+		Heard    uint32
 		ByRoad   uint8
 		Stuck    uint8
-		Pad      [6]uint8
+		Pad      [2]uint8
 	}
 }
 

@@ -87,6 +87,11 @@ func (p *Packet) openSockmap(root string) (_ *Sockmap, err error) {
 	if err != nil {
 		return nil, err
 	}
+	cgroup, err := openRootCgroup(root)
+	if err != nil {
+		return nil, fmt.Errorf("find the root cgroup: %w", err)
+	}
+	defer cgroup.Close()
 	// First what sees that a socket must be left alone, last what finds sockets.
 	err = s.hold(filepath.Join(dir, readPin), func() (pinnable, error) {
 		return link.AttachTracing(link.TracingOptions{Program: s.objs.SockmapRead, AttachType: ebpf.AttachTraceRawTp})
@@ -95,11 +100,6 @@ func (p *Packet) openSockmap(root string) (_ *Sockmap, err error) {
 		return nil, fmt.Errorf("attach to reads: %w", err)
 	}
 	err = s.hold(filepath.Join(dir, watchPin), func() (pinnable, error) {
-		cgroup, err := openRootCgroup(root)
-		if err != nil {
-			return nil, err
-		}
-		defer cgroup.Close()
 		return link.AttachRawLink(link.RawLinkOptions{Target: int(cgroup.Fd()), Program: s.objs.SockmapWatch, Attach: ebpf.AttachCGroupSockOps})
 	})
 	if err != nil {

@@ -28,14 +28,15 @@ struct connection {
 struct candidate {
 	__u64 flow;  /* 0: none yet */
 	__u32 side;  /* enum side */
-	__u32 looks; /* how often it was looked at in vain */
+	__u16 looks; /* how often it was looked at in vain */
+	__u16 asked; /* somebody else had asked for callbacks before */
 };
 
 /* Whose socket it is. */
 struct owner {
 	__u64 flow;
 	__u32 side; /* enum side */
-	__u32 pad;
+	__u32 asked;
 };
 
 /*
@@ -76,10 +77,11 @@ struct shortcut_end {
 	__u32 seen;     /* time of the last send by the short cut, see TICK_SHIFT */
 	enum end_state state;
 	enum misfit misfit;
-	__u32 drained;  /* on the road: how often it was found drained */
+	__u32 since;    /* bytes sent since the other side last sent any */
+	__u32 heard;    /* how many it had sent then, by either way; wraps */
 	__u8 by_road;   /* which way the last send took */
 	__u8 stuck;     /* was read so with data from the short cut in its queue */
-	__u8 pad[6];
+	__u8 pad[2];
 };
 
 /* A flow that may take the short cut. */
@@ -96,7 +98,11 @@ enum port_kind {
 
 /* The agent's orders. */
 struct settings {
-	__u32 mark; /* bytes in a queue from which on sends go by TCP; 0: all do */
+	/*
+	 * Bytes from which on sends go by TCP: in the receiver's queue, or sent since
+	 * the receiver has sent any itself. 0: all go by TCP.
+	 */
+	__u32 mark;
 	__u32 packets; /* packets that must have come from either side since the flip */
 	/*
 	 * With PORT_SEGMENTS, the largest segments that a client is to send by the

@@ -298,8 +298,13 @@ enum sock_flags {
 	SOCK_ZEROCOPY = 30, /* one kernel's value */
 };
 
+typedef struct {
+	int owned; /* a process is at it */
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	struct dst_entry *sk_dst_cache;
 	int sk_rx_dst_ifindex; /* where packets came in last */
 	struct {
