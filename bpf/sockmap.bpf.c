@@ -315,6 +315,10 @@ int sockmap_join(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (!sk || !o)
 		return 0;
+	if (sk->__sk_common.skc_state != TCP_ESTABLISHED) {
+		bpf_sk_storage_delete(&joining, sk); /* it is closing, and cannot join any more */
+		return 0;
+	}
 	id = o->flow;
 	side = o->side & 1;
 	s = bpf_map_lookup_elem(&shortcuts, &id);
@@ -350,7 +354,14 @@ struct view {
 	bool busy; /* its reader has it locked */
 	__u32 copied_seq;
 	__u32 queued;
+	__u32 room; /* how much its queue may hold before TCP drops what comes */
 };
+
+/* The size of a receive buffer that nobody has set grows, at need (tcp_clamp_window). */
+static __always_inline __u32 room_of(__u32 rcvbuf, __u32 userlocks, __u32 most)
+{
+	return userlocks & SOCK_RCVBUF_LOCK || rcvbuf > most ? rcvbuf : most;
+}
 
 static __always_inline bool is_open(__u8 state, __u8 shutdown, int rcvlowat, unsigned int f_flags, const void *ulp)
 {
@@ -372,12 +383,15 @@ static __always_inline struct view view_of(__u64 address)
 		v.busy = sk->sk_lock.owned;
 		v.copied_seq = tp->copied_seq;
 		v.queued = sk->sk_backlog.rmem_alloc.counter;
+		v.room = room_of(sk->sk_rcvbuf, BPF_CORE_READ_BITFIELD(sk, sk_userlocks), sk->__sk_common.skc_net.net->ipv4.sysctl_tcp_rmem[2]);
 	} else {
 		v.open = is_open(BPF_CORE_READ(sk, __sk_common.skc_state), BPF_CORE_READ(sk, sk_shutdown), BPF_CORE_READ(sk, sk_rcvlowat),
 				 BPF_CORE_READ(sk, sk_socket, file, f_flags), BPF_CORE_READ(tp, inet_conn.icsk_ulp_ops));
 		v.busy = BPF_CORE_READ(sk, sk_lock.owned);
 		v.copied_seq = BPF_CORE_READ(tp, copied_seq);
 		v.queued = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter);
+		v.room = room_of(BPF_CORE_READ(sk, sk_rcvbuf), BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks),
+				 BPF_CORE_READ(sk, __sk_common.skc_net.net, ipv4.sysctl_tcp_rmem[2]));
 	}
 	return v;
 }
@@ -398,7 +412,8 @@ static __always_inline bool memory_is_short(const struct sock *sk)
  * Hook: sk_msg of sockets: a send of a socket that has joined, or a part of one. It
  * runs under the socket's lock.
  *
- * Verdict: always SK_PASS; what is to be redirected goes into the other end's queue.
+ * Verdict: SK_PASS; what is to be redirected goes into the other end's queue. SK_DROP,
+ * which the sender hears of as EACCES, while a flow that cannot go on is not ended yet.
  */
 SEC("sk_msg")
 int sockmap_send(struct sk_msg_md *msg)
@@ -429,6 +444,9 @@ int sockmap_send(struct sk_msg_md *msg)
 		return SK_PASS;
 	own = end_of(s, side);
 	peer = end_of(s, !side);
+	/* More would come to the reader before what waits for it and it does not see. */
+	if (peer->stuck)
+		return SK_DROP;
 	to = view_of(own->peer);
 	heard = peer->bytes + peer->road;
 	if (heard != own->heard) {
@@ -440,11 +458,15 @@ int sockmap_send(struct sk_msg_md *msg)
 	 * kernel TLS turned on after all, this is what is yet to be encrypted. A reader
 	 * that has used splice(2) once may do so again. And a long stream one way
 	 * does not wait for the reader's lock, again and again: TCP need not.
+	 *
+	 * Most of the receive buffer is left to TCP: reading what came by the short cut
+	 * opens no window that has closed.
 	 */
 	road = peer->state != JOINED || peer->misfit || tp->inet_conn.icsk_inet.sk.sk_shutdown & SEND_SHUTDOWN ||
 	       tp->inet_conn.icsk_ulp_ops ||
 	       !to.open || to.copied_seq != tp->write_seq + own->delta ||
-	       (own->since >= orders_now->mark && to.busy) || (own->by_road ? to.queued != 0 : to.queued >= orders_now->mark) ||
+	       (own->since >= orders_now->mark && to.busy) || (own->by_road && to.queued) ||
+	       to.queued + msg->size > orders_now->mark || to.queued + msg->size > to.room / 4 ||
 	       (to.queued + msg->size > RECEIVE_MIN && memory_is_short(&tp->inet_conn.icsk_inet.sk));
 	if (!road) {
 		key.flow = id;

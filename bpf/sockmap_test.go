@@ -108,7 +108,7 @@ func TestSockmapRedirectsSends(t *testing.T) {
 // change from one way to the other all the time.
 func TestSockmapKeepsOrder(t *testing.T) {
 	for _, family := range families {
-		for _, mark := range []uint32{bigMark, 64 << 10, 1} {
+		for _, mark := range []uint32{bigMark, 64 << 10, 20000} {
 			t.Run(fmt.Sprintf("%s, mark %d", family.name, mark), func(t *testing.T) {
 				const seed, size = 9, 8 << 20
 				s := joined(t, family.name)
@@ -139,8 +139,8 @@ func TestSockmapKeepsOrder(t *testing.T) {
 					if w.cut+w.road != size {
 						t.Errorf("side %d: %+v, want %d bytes in all", side, w, size)
 					}
-					if mark == bigMark && w.road != 0 {
-						t.Errorf("side %d: %d bytes went by TCP", side, w.road)
+					if w.cut == 0 {
+						t.Errorf("side %d: nothing took the short cut", side)
 					}
 				}
 			})
@@ -173,13 +173,9 @@ func TestSockmapWaitsForWhatCameByTCP(t *testing.T) {
 	}
 }
 
-// fragments is the most that one send adds to a queue: MAX_MSG_FRAGS of the kernel's,
-// 32 KB each.
-const fragments = 17 * 32 << 10
-
 func TestSockmapBoundsTheQueue(t *testing.T) {
 	const mark = 256 << 10
-	for _, size := range []int{1000, 16 << 10, 2 << 20} {
+	for _, size := range []int{1000, 16 << 10, 100 << 10} {
 		t.Run(fmt.Sprintf("sends of %d bytes", size), func(t *testing.T) {
 			s := joined(t, "IPv4")
 			s.mark(mark)
@@ -194,18 +190,18 @@ func TestSockmapBoundsTheQueue(t *testing.T) {
 				sent += n
 				w := s.ways(0)
 				switch {
-				case w.road == 0 && queued >= mark:
+				case w.road == 0 && int(queued)+size > mark:
 					t.Fatalf("a send took the short cut to a queue of %d bytes", queued)
-				case w.road != 0 && w.switches == 1 && size < mark && queued < mark:
+				case w.road != 0 && int(queued)+size <= mark:
 					t.Fatalf("a send went by TCP with %d bytes in the queue", queued)
 				}
 			}
 			// What went by TCP waits for its turn, or is dropped and comes again.
 			w := s.ways(0)
-			if w.cut < mark/2 || w.cut > mark+fragments {
+			if w.cut < mark/2 || w.cut > mark {
 				t.Errorf("%d bytes went by the short cut, want about %d", w.cut, mark)
 			}
-			if queued := s.inQueue(s.backend); queued > mark+fragments+receiveBuffer(t, s.backend) {
+			if queued := s.inQueue(s.backend); queued > mark+receiveBuffer(t, s.backend) {
 				t.Errorf("%d bytes of memory are queued", queued)
 			}
 			// As long as anything is unread, TCP is the way.
@@ -222,6 +218,38 @@ func TestSockmapBoundsTheQueue(t *testing.T) {
 			s.receives(s.backend, "?")
 		})
 	}
+}
+
+// A send that the queue may not hold at all is TCP's from the start.
+func TestSockmapLargeSend(t *testing.T) {
+	const mark = 64 << 10
+	s := joined(t, "IPv4")
+	s.mark(mark)
+	piece := strings.Repeat("0123456789abcdef", 2*mark/16)
+	s.send(s.client, piece)
+	if w := s.ways(0); w.cut != 0 || w.road == 0 {
+		t.Errorf("%d bytes at once, with a mark of %d: %+v", len(piece), mark, w)
+	}
+	s.receives(s.backend, piece)
+}
+
+// Most of a receive buffer of a set size is TCP's: it would drop what comes when the
+// short cut has filled it, and no window would open when that is read.
+func TestSockmapLeavesRoom(t *testing.T) {
+	const size = 1000
+	s := joined(t, "IPv4")
+	s.mark(1 << 20)
+	if err := unix.SetsockoptInt(s.backend, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	room := uint64(receiveBuffer(t, s.backend) / 4)
+	for s.ways(0).road == 0 {
+		s.send(s.client, strings.Repeat("x", size))
+	}
+	if w := s.ways(0); w.cut > room || w.cut+size <= room {
+		t.Errorf("%d bytes took the short cut, want %d and not more", w.cut, room)
+	}
+	s.receives(s.backend, strings.Repeat("x", int(s.ways(0).cut+s.ways(0).road)))
 }
 
 func receiveBuffer(t *testing.T, fd int) uint32 {
@@ -391,9 +419,12 @@ func TestSockmapReaderTurnsToSplice(t *testing.T) {
 			t.Errorf("misfit %d, stuck %d, want %d and stuck", e.Misfit, e.Stuck, SockmapMisfitREADER)
 		}
 		s.wantEvents(localEvent)
-		s.send(s.client, "def")
-		s.wantWays(0, ways{cut: 3, messages: 1, road: 3, switches: 1})
-		s.receives(s.backend, "abcdef") // as it could have done
+		// By TCP it would come before what waits.
+		if _, err := unix.SendmsgN(s.client, []byte("def"), nil, nil, unix.MSG_NOSIGNAL); !errors.Is(err, unix.EACCES) {
+			t.Errorf("send: %v, want %v", err, unix.EACCES)
+		}
+		s.wantWays(0, ways{cut: 3, messages: 1})
+		s.receives(s.backend, "abc") // as it could have done
 	})
 }
 

@@ -267,7 +267,20 @@ struct proto {
 	unsigned long *memory_pressure; /* 0: there is none */
 };
 
+struct netns_ipv4 {
+	int sysctl_tcp_rmem[3];
+};
+
+struct net {
+	struct netns_ipv4 ipv4;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
 struct sock_common {
+	possible_net_t skc_net;
 	volatile unsigned char skc_state;
 	struct proto *skc_prot;
 	unsigned long skc_flags; /* bits of enum sock_flags */
@@ -310,7 +323,9 @@ struct sock {
 	struct {
 		atomic_t rmem_alloc; /* bytes in the receive queue */
 	} sk_backlog;
+	int sk_rcvbuf;
 	int sk_rcvlowat;
+	__u8 sk_userlocks : 4;
 	unsigned char sk_shutdown;
 	void *sk_user_data;
 	struct socket *sk_socket; /* NULL: nobody has accepted it, or it is closed */
@@ -387,6 +402,7 @@ struct bpf_iter__bpf_sk_storage_map {
 #define RCV_SHUTDOWN 1
 #define SEND_SHUTDOWN 2
 #define O_NONBLOCK 04000
+#define SOCK_RCVBUF_LOCK 2 /* SO_RCVBUF was set */
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define TCP_MAXSEG 2

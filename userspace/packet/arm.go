@@ -131,7 +131,7 @@ func (e *Engine) enter(p *pending, written int) (why telemetry.Fallback, ok bool
 	if err == nil {
 		err = e.kernel.Flows.Arm(p.id, maps.Arming{
 			Endpoints: p.where, Unread: uint32(p.hello), Written: uint32(written), BackendMSS: uint32(e.segments.of(p.where.Backend).peer),
-			Shortcut: p.flow.Shortcut && e.shortcuts.wants(p.where.Client.Addr(), p.where.Backend.Addr()),
+			Shortcut: p.flow.Shortcut && e.shortcuts.wants(p.where),
 		})
 	}
 	var holder maps.FlowID

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/spliceway/spliceway/loader"
 	"github.com/spliceway/spliceway/maps"
@@ -39,10 +40,10 @@ type ShortcutOptions struct {
 type shortcuts struct {
 	mu      sync.Mutex
 	options ShortcutOptions
-	mtu     int                 // of the smallest device
-	kernel  *loader.Sockmap     // nil: there is none
-	avoid   map[netip.Addr]bool // whose applications read in a way that does not see it
-	join    chan struct{}       // sockets wait to be joined
+	mtu     int                  // of the smallest device
+	kernel  *loader.Sockmap      // nil: there is none
+	avoid   map[reader]time.Time // since when; they do not see the short cut
+	join    chan struct{}        // sockets wait to be joined
 }
 
 // UseShortcut has flows take the short cut that ask for it. It is called once; kernel is
@@ -111,23 +112,45 @@ func (s *shortcuts) close() {
 	}
 }
 
-// wants tells whether a flow between the two may take the short cut.
-func (s *shortcuts) wants(client, backend netip.Addr) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.kernel != nil && !s.avoid[client] && !s.avoid[backend]
+// reader is an application as far as its address tells: a client by where it is and what
+// it connects to, a backend by where it listens.
+type reader struct {
+	client netip.Addr
+	at     netip.AddrPort
 }
 
-// avoidedKept bounds how many addresses are remembered.
+func readers(e maps.Endpoints) [2]reader {
+	return [2]reader{maps.Client: {e.Client.Addr(), e.Listener}, maps.Backend: {at: e.Backend}}
+}
+
+// shunFor is how long flows of an application are spared: it may be another one then.
+const shunFor = time.Hour
+
+// wants tells whether a flow may take the short cut.
+func (s *shortcuts) wants(where maps.Endpoints) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kernel == nil {
+		return false
+	}
+	for _, r := range readers(where) {
+		if since, shunned := s.avoid[r]; shunned && time.Since(since) < shunFor {
+			return false
+		}
+	}
+	return true
+}
+
+// avoidedKept bounds how many applications are remembered.
 const avoidedKept = 4096
 
-func (s *shortcuts) shun(a netip.Addr) {
+func (s *shortcuts) shun(r reader) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.avoid == nil || len(s.avoid) >= avoidedKept {
-		s.avoid = make(map[netip.Addr]bool)
+		s.avoid = make(map[reader]time.Time)
 	}
-	s.avoid[a] = true
+	s.avoid[r] = time.Now()
 }
 
 func (e *Engine) wakeJoin() {
@@ -196,16 +219,16 @@ func describeShortcut(r *telemetry.Record, f *maps.Flow) {
 	r.EngineReason = f.Shortcut.Misfit().String()
 }
 
-// readers acts on an application that turned out to read in a way that does not see the
+// lateReaders acts on an application that turned out to read in a way that does not see the
 // short cut, after it was given it. Later flows of it are spared; this one ends if
 // something is stuck in its queue: whoever waits for that waits forever.
-func (e *Engine) readers(s *spliced, f *maps.Flow) {
+func (e *Engine) lateReaders(s *spliced, f *maps.Flow) {
 	for side, a := range [2]netip.AddrPort{maps.Client: f.Client, maps.Backend: f.Backend} {
 		end := &f.Shortcut.Ends[side]
 		if !end.Joined || end.Misfit != maps.Reader {
 			continue
 		}
-		e.shortcuts.shun(a.Addr())
+		e.shortcuts.shun(readers(f.Endpoints)[side])
 		if !end.Stuck {
 			continue
 		}

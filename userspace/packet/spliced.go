@@ -129,7 +129,7 @@ func (e *Engine) check(id maps.FlowID, f *maps.Flow) {
 	}
 	e.count(s, f)
 	if f.SameHost {
-		e.readers(s, f)
+		e.lateReaders(s, f)
 		if f.Shortcut.Waits() {
 			e.wakeJoin() // the event was lost
 		}
