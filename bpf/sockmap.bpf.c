@@ -253,8 +253,8 @@ static __always_inline void acked(struct bpf_sock_ops *ctx)
 	if (f && s && (f->moved[CLIENT].packets < orders_now->packets || f->moved[BACKEND].packets < orders_now->packets))
 		return;
 	enough(ctx, o->asked);
-	if (!f || !s || end_of(s, side)->state != FOUND)
-		return;
+	if (!f || !s || end_of(s, side)->state != FOUND || tp->inet_conn.icsk_inet.sk.__sk_common.skc_state != TCP_ESTABLISHED)
+		return; /* too late */
 	misfit = end_of(s, side)->misfit;
 	if (!misfit)
 		misfit = misfit_of(tp);

@@ -161,6 +161,9 @@ func (s *soak) engines(connections int) map[string]soakEngines {
 		if kinds[line.SNI] == nil {
 			kinds[line.SNI] = make(soakEngines)
 		}
+		if strings.HasPrefix(line.Engine, "packet") { // with the short cut, or a reason to be without
+			line.Engine, line.EngineReason = "packet", ""
+		}
 		kinds[line.SNI][cmp.Or(line.EngineReason, line.Engine)]++
 	}
 	return kinds
