@@ -71,7 +71,7 @@ func TestTransfer(t *testing.T) {
 	r.expectMetric(`connections_total{outcome="routed"}`, all)
 	var eof float64
 	for _, by := range []string{"client", "upstream"} {
-		for _, engine := range []string{"packet", "splice"} {
+		for _, engine := range []string{"packet", "packet+sockmap", "splice"} {
 			eof += r.metric(fmt.Sprintf(`endpoint_connections_total{closed_by=%q,end="eof",endpoint="a",engine=%q,outcome="routed"}`, by, engine))
 		}
 	}
