@@ -341,18 +341,18 @@ func turnOnTLS(t *testing.T, fd int) {
 	}
 }
 
-// A socket that no process has (any more) still hears ACKs.
+// A socket that no process has any more still hears ACKs: it is over, and no misfit.
 func TestSockmapLeavesClosedSocketsAlone(t *testing.T) {
 	s := newShortcut(t, "IPv4")
 	s.found()
 	s.quiet()
 	s.packets(0)
-	s.close(&s.backend) // its FIN is acknowledged
-	s.waitFor("the socket to be judged", func() (bool, error) {
-		return s.state().Ends[1].Misfit != SockmapMisfitFITS, nil
+	s.close(&s.backend)
+	s.waitFor("its FIN to be acknowledged", func() (bool, error) {
+		return s.flow().Marks&PacketMarkMARK_FIN_ACKED_BACKEND != 0, nil
 	})
-	if got := s.state().Ends[1]; got.Misfit != SockmapMisfitUNOWNED || got.State != SockmapEndStateFOUND {
-		t.Errorf("misfit %d, state %d, want %d and found", got.Misfit, got.State, SockmapMisfitUNOWNED)
+	if got := s.state().Ends[1]; got.Misfit != SockmapMisfitFITS || got.State != SockmapEndStateFOUND {
+		t.Errorf("misfit %d, state %d, want none and found", got.Misfit, got.State)
 	}
 }
 
