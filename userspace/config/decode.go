@@ -19,7 +19,7 @@ import (
 // takes no value for what it is not.
 type decoder struct {
 	*report
-	elements map[reflect.Type]reflect.Value // what a list's elements start as
+	elements map[reflect.Type]reflect.Value // what a list's elements, and pointers' targets, start as
 	structs  map[reflect.Type]*fields
 }
 
@@ -33,8 +33,11 @@ func newDecoder(r *report, p prototypes) *decoder {
 	return &decoder{
 		report: r,
 		elements: map[reflect.Type]reflect.Value{
-			reflect.TypeFor[Endpoint](): reflect.ValueOf(p.endpoint),
-			reflect.TypeFor[Target]():   reflect.ValueOf(p.target),
+			reflect.TypeFor[Endpoint]():    reflect.ValueOf(p.endpoint),
+			reflect.TypeFor[Target]():      reflect.ValueOf(p.target),
+			reflect.TypeFor[Termination](): reflect.ValueOf(p.termination),
+			reflect.TypeFor[MutualTLS]():   reflect.ValueOf(p.mutualTLS),
+			reflect.TypeFor[UpstreamTLS](): reflect.ValueOf(p.upstreamTLS),
 		},
 		structs: map[reflect.Type]*fields{},
 	}
@@ -67,6 +70,9 @@ func (d *decoder) decode(node *yaml.Node, p *path, v reflect.Value) {
 	case reflect.Pointer: // nil: not set
 		if !isNull(node) {
 			v.Set(reflect.New(v.Type().Elem()))
+			if start, ok := d.elements[v.Type().Elem()]; ok {
+				v.Elem().Set(start)
+			}
 			d.decode(node, p, v.Elem())
 		}
 	case reflect.String:

@@ -10,6 +10,10 @@ type prototypes struct {
 	config   Config
 	endpoint Endpoint // each element of Config.Endpoints
 	target   Target   // each element of Upstream.Targets
+	// What is there only if the file has it.
+	termination Termination
+	mutualTLS   MutualTLS
+	upstreamTLS UpstreamTLS
 }
 
 // Defaults that commands have, too, which do not read the file.
@@ -36,6 +40,7 @@ func defaults() prototypes {
 			},
 			Timeouts: Timeouts{
 				Hello:     3 * time.Second,
+				Handshake: 10 * time.Second,
 				Connect:   5 * time.Second,
 				Idle:      time.Hour,
 				HalfClose: 5 * time.Minute,
@@ -46,8 +51,13 @@ func defaults() prototypes {
 				HelloMemory: 64 << 20, SockmapQueue: 1 << 20,
 				OpenFiles: 1 << 20,
 			},
-			Log:   Log{Format: "json", Level: "info", Access: true},
-			Admin: Admin{Address: "127.0.0.1:9180"},
+			ACME: ACME{
+				DirectoryURL: "https://acme-v02.api.letsencrypt.org/directory",
+				Cache:        "/var/lib/spliceway/acme",
+			},
+			SessionTickets: SessionTickets{Rotation: 12 * time.Hour},
+			Log:            Log{Format: "json", Level: "info", Access: true},
+			Admin:          Admin{Address: "127.0.0.1:9180"},
 		},
 		endpoint: Endpoint{
 			Upstream: Upstream{
@@ -63,7 +73,10 @@ func defaults() prototypes {
 				DNS:      DNS{Refresh: 30 * time.Second, Family: "any"},
 			},
 		},
-		target: Target{Weight: 1},
+		target:      Target{Weight: 1},
+		termination: Termination{MinVersion: "1.2", MaxVersion: "1.3", SessionTickets: true},
+		mutualTLS:   MutualTLS{Mode: "require-and-verify"},
+		upstreamTLS: UpstreamTLS{MinVersion: "1.2"},
 	}
 }
 

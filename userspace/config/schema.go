@@ -48,10 +48,13 @@ type Config struct {
 	Refuse Refuse `yaml:"refuse"`
 	// ProxyProtocol says from whom a PROXY header is expected.
 	ProxyProtocol AcceptProxy `yaml:"proxyProtocol"`
-	Timeouts      Timeouts    `yaml:"timeouts"`
-	Limits        Limits      `yaml:"limits"`
-	Log           Log         `yaml:"log"`
-	Admin         Admin       `yaml:"admin"`
+	// ACME and SessionTickets are for endpoints that terminate TLS.
+	ACME           ACME           `yaml:"acme"`
+	SessionTickets SessionTickets `yaml:"sessionTickets"`
+	Timeouts       Timeouts       `yaml:"timeouts"`
+	Limits         Limits         `yaml:"limits"`
+	Log            Log            `yaml:"log"`
+	Admin          Admin          `yaml:"admin"`
 
 	// FirstPort and LastPort are SourcePorts taken apart.
 	FirstPort, LastPort uint16 `yaml:"-"`
@@ -75,10 +78,13 @@ type Endpoint struct {
 	// Engine overrides Config.Engine. Empty: the same.
 	Engine string `yaml:"engine"`
 	// Sockmap overrides Config.Sockmap. Empty: the same.
-	Sockmap  string           `yaml:"sockmap"`
-	Upstream Upstream         `yaml:"upstream"`
-	Timeouts EndpointTimeouts `yaml:"timeouts"`
-	Limits   EndpointLimits   `yaml:"limits"`
+	Sockmap string `yaml:"sockmap"`
+	// TLSTermination has the agent do TLS with the clients. nil: their bytes go to
+	// the upstream as they are.
+	TLSTermination *Termination     `yaml:"tlsTermination"`
+	Upstream       Upstream         `yaml:"upstream"`
+	Timeouts       EndpointTimeouts `yaml:"timeouts"`
+	Limits         EndpointLimits   `yaml:"limits"`
 
 	// ServerName and Port are URL taken apart: the name in lower case, with
 	// its "*." if it is a wildcard.
@@ -91,7 +97,8 @@ type Endpoint struct {
 // Upstream is where an endpoint's connections go: one URL, or several targets.
 type Upstream struct {
 	// URL is tcp://HOST:PORT or tls://HOST:PORT, which mean the same on an
-	// endpoint that does not terminate TLS: the client's bytes as they are.
+	// endpoint that does not terminate TLS: the client's bytes as they are. On one
+	// that does, tcp:// is what was inside, and tls:// is that in TLS again.
 	URL     string   `yaml:"url"`
 	Targets []Target `yaml:"targets"`
 	// LoadBalancing picks among several targets: roundRobin (default),
@@ -106,6 +113,8 @@ type Upstream struct {
 	// ProxyProtocol puts a PROXY header before the client's bytes: "" (none),
 	// "v1", "v2".
 	ProxyProtocol string `yaml:"proxyProtocol"`
+	// TLS is about targets with tls://, of an endpoint with TLSTermination.
+	TLS *UpstreamTLS `yaml:"tls"`
 
 	// All is Targets, or the one target that URL stands for.
 	All []Target `yaml:"-"`
@@ -122,6 +131,8 @@ type Target struct {
 	// Port are URL taken apart. A dot at the end of a DNS name is kept.
 	Host string `yaml:"-"`
 	Port uint16 `yaml:"-"`
+	// TLS tells that the URL is tls://.
+	TLS bool `yaml:"-"`
 }
 
 // HealthCheck is the active check of each address of each target.
@@ -188,6 +199,7 @@ type AcceptProxy struct {
 // said, and none is longer than 8760h (a year).
 type Timeouts struct {
 	Hello     time.Duration `yaml:"hello"`     // from accept to the whole ClientHello (PROXY header included); default 3s
+	Handshake time.Duration `yaml:"handshake"` // a TLS handshake, where TLS is terminated; default 10s
 	Connect   time.Duration `yaml:"connect"`   // one connect to one address; default 5s
 	Idle      time.Duration `yaml:"idle"`      // no byte in either direction; default 1h; 0: none
 	HalfClose time.Duration `yaml:"halfClose"` // the same once one side has closed; default 5m; 0: none
