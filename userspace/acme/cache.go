@@ -26,15 +26,21 @@ const accountFile = "acme_account+key"
 // of certificates that autocert got by itself.
 type cache struct {
 	autocert.DirCache
-	name *name
+	name    *name
+	watcher *watcher
 }
 
-// Get notices what another agent with the same cache obtained.
+// Get notices what another agent with the same cache obtained, and that a renewal
+// begins: by looking here.
 func (c *cache) Get(ctx context.Context, key string) ([]byte, error) {
 	data, err := c.DirCache.Get(ctx, key)
-	if err == nil && key == c.name.id {
+	if key != c.name.id {
+		return data, err
+	}
+	if err == nil {
 		_ = c.name.adopt(data) // what is of no use is a miss for autocert, too
 	}
+	c.watcher.look()
 	return data, err
 }
 

@@ -57,10 +57,10 @@ func TestRestartNeedsTheCacheAlone(t *testing.T) {
 
 func TestCertificateIsRenewed(t *testing.T) {
 	h := newHost(t)
-	// 20 s before the end is now, or within 2 s: autocert spreads renewals by a tenth.
-	p := testenv.MustPebble(t, testenv.PebbleOptions{TLSPort: port(h.tls), Lifetime: 20 * time.Second})
+	// 4 to 4.8 s from now: autocert spreads renewals by a tenth. A quarter is 3 s.
+	p := testenv.MustPebble(t, testenv.PebbleOptions{TLSPort: port(h.tls), Lifetime: 13 * time.Second})
 	log := &record{}
-	m := mustNew(t, h, Options{DirectoryURL: p.DirectoryURL, CAFile: p.CAFile, RenewBefore: 20 * time.Second, Logger: log.logger()})
+	m := mustNew(t, h, Options{DirectoryURL: p.DirectoryURL, CAFile: p.CAFile, RenewBefore: 8 * time.Second, Logger: log.logger()})
 	m.SetNames([]string{"a.test"})
 	m.Start(t.Context())
 	first := log.wait(t, "certificate obtained", 1)
@@ -82,9 +82,9 @@ func TestCertificateIsRenewed(t *testing.T) {
 
 func TestFailedRenewalIsTold(t *testing.T) {
 	h := newHost(t)
-	p := testenv.MustPebble(t, testenv.PebbleOptions{TLSPort: port(h.tls), Lifetime: 20 * time.Second})
+	p := testenv.MustPebble(t, testenv.PebbleOptions{TLSPort: port(h.tls), Lifetime: 13 * time.Second})
 	log := &record{}
-	m := mustNew(t, h, Options{DirectoryURL: p.DirectoryURL, CAFile: p.CAFile, RenewBefore: 20 * time.Second, Logger: log.logger()})
+	m := mustNew(t, h, Options{DirectoryURL: p.DirectoryURL, CAFile: p.CAFile, RenewBefore: 8 * time.Second, Logger: log.logger()})
 	m.SetNames([]string{"a.test"})
 	m.Start(t.Context())
 	log.wait(t, "certificate obtained", 1)
@@ -96,6 +96,23 @@ func TestFailedRenewalIsTold(t *testing.T) {
 	}
 	if _, err := m.Get(&tls.ClientHelloInfo{ServerName: "a.test"}); err != nil {
 		t.Errorf("the certificate that is there is not shown: %v", err)
+	}
+}
+
+func TestRenewalsAreNotWithoutEnd(t *testing.T) {
+	h := newHost(t)
+	p := testenv.MustPebble(t, testenv.PebbleOptions{TLSPort: port(h.tls), Lifetime: time.Hour})
+	way, log := newTraffic(t, p), &record{}
+	m := mustNew(t, h, Options{DirectoryURL: p.DirectoryURL, RenewBefore: 24 * time.Hour, Logger: log.logger(), HTTPClient: &http.Client{Transport: way}})
+	m.SetNames([]string{"a.test"})
+	m.Start(t.Context())
+	log.wait(t, "certificate obtained", 1)
+	line := log.wait(t, "certificate not renewed", 1)
+	if problems, _ := line["problems"].([]any); len(problems) != 1 || !strings.Contains(problems[0].(string), "acme.renewBefore (24h0m0s)") {
+		t.Errorf("the log line %v", line)
+	}
+	if _, _, orders := way.count(); orders != "map[a.test:1]" {
+		t.Errorf("orders %s", orders)
 	}
 }
 

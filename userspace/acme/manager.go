@@ -53,8 +53,8 @@ type Options struct {
 	Cache string
 	// CAFile is PEM: who vouches for DirectoryURL. Empty: the system's CAs.
 	CAFile string
-	// RenewBefore is how long before its end a certificate is renewed, 30 days at
-	// most. 0: a third of its life.
+	// RenewBefore is how long before its end a certificate is renewed, 30 days and
+	// three quarters of its life at most. 0: a third of its life.
 	RenewBefore time.Duration
 	// KeyID and HMACKeyFile (base64url) bind to an external account, RFC 8555
 	// section 7.3.4. Both or neither.
@@ -223,7 +223,7 @@ func canonical(name string) string { return strings.TrimSuffix(strings.ToLower(n
 func (m *Manager) newIssuer(n *name, w *watcher) *issuer {
 	i := &issuer{Manager: &autocert.Manager{
 		Prompt: autocert.AcceptTOS, // acceptTerms is the configuration's to check
-		Cache:  &cache{autocert.DirCache(m.options.Cache), n},
+		Cache:  &cache{autocert.DirCache(m.options.Cache), n, w},
 		HostPolicy: func(_ context.Context, host string) error {
 			if host != n.id {
 				return fmt.Errorf("acme: name %q: %w", host, ErrNotAsked)

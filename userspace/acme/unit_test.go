@@ -4,6 +4,7 @@ package acme
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spliceway/spliceway/testenv"
 )
@@ -159,6 +161,72 @@ func TestOpenModesAreWarnedOf(t *testing.T) {
 		t.Error("no error")
 	}
 	log.wait(t, "cached certificate is of no use: another one is obtained", 1)
+}
+
+func TestRenewalsWaitForAQuarterOfTheLife(t *testing.T) {
+	ca := testenv.MustCA(t)
+	start := time.Now().Truncate(time.Second)
+	c, err := ca.Issue(testenv.Leaf{Names: []string{"a.test"}, NotBefore: start, NotAfter: start.Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := offline(t, Options{})
+	now := start
+	m.now = func() time.Time { return now }
+	m.SetNames([]string{"a.test"})
+	w := newWatcher(m.lookup("a.test"))
+	expect := func(about string, want error) {
+		t.Helper()
+		w.look()
+		if err := w.barred(); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", about, err, want)
+		}
+	}
+	expect("the attempt", nil)
+	expect("before the certificate is there", errEarly)
+	w.name.current.Store(&c)
+	now = start.Add(14 * time.Minute)
+	expect("after 14 minutes", errEarly)
+	now = start.Add(15 * time.Minute)
+	expect("after 15 minutes", nil)
+	m.SetNames(nil)
+	expect("when the name left", errLeft)
+}
+
+func TestProblemsAreToldOnce(t *testing.T) {
+	ca := testenv.MustCA(t)
+	c, err := ca.Certificate("a.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &record{}
+	m := offline(t, Options{Logger: log.logger()})
+	now := time.Now()
+	m.now = func() time.Time { return now }
+	m.SetNames([]string{"a.test"})
+	n := m.lookup("a.test")
+	w := newWatcher(n)
+	w.report("of the attempt")
+	w.report("of the attempt")
+	n.current.Store(&c)
+	if got := w.obtained(nil); !slices.Equal(got, []string{"of the attempt"}) {
+		t.Errorf("the attempt's are %q", got)
+	}
+	expect := func(problem string, want int) {
+		t.Helper()
+		w.report(problem)
+		if got := len(log.all("certificate not renewed")); got != want {
+			t.Errorf("%d lines after %q, want %d", got, problem, want)
+		}
+	}
+	expect("of the attempt", 0) // its challenges are tidied up
+	expect("of a renewal", 1)
+	expect("of a renewal", 1)
+	expect("another", 2)
+	now = now.Add(repeatAfter)
+	expect("of a renewal", 3)
+	m.Close()
+	expect("of an agent that stops", 3)
 }
 
 func TestProblemsOfAnswers(t *testing.T) {

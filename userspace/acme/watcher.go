@@ -27,6 +27,9 @@ const repeatAfter = 20 * time.Minute
 // errLeft ends what autocert does for a name that left, or for an agent that stops.
 var errLeft = errors.New("the name is asked for no longer")
 
+// errEarly ends a renewal before it begins.
+var errEarly = errors.New("the certificate is too young to be renewed")
+
 // watcher is the way to the authority for one name. It reads what the authority says is
 // wrong, since autocert keeps that to itself: it renews without a word, and of a failed
 // authorization it says that it failed.
@@ -39,6 +42,8 @@ type watcher struct {
 	failed   bool                 // the attempt is over: what comes now is tidying up
 	problems []string             // of the attempt, each once
 	told     map[string]time.Time // when
+	looks    int                  // at the cache
+	early    bool                 // no request is made before the next renewal
 }
 
 func newWatcher(n *name) *watcher {
@@ -57,17 +62,49 @@ func (w *watcher) obtained(err error) []string {
 	return w.problems
 }
 
+// look is autocert's at the cache: the first is the attempt's, each further one is how a
+// renewal begins. It decides whether that may. autocert renews without end, once a
+// second, if RenewBefore is more than the authority lets certificates live, and the
+// authority would have enough of that; so none is renewed before a quarter of its life is
+// over.
+func (w *watcher) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.looks++; w.looks == 1 {
+		return
+	}
+	c := w.name.current.Load() // nil: the first is so young that it is not there yet
+	w.early = c == nil || w.name.manager.now().Sub(c.Leaf.NotBefore) < c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)/4
+}
+
+// barred says why no request may be made, nil if one may.
+func (w *watcher) barred() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.name.ctx.Err() != nil:
+		return errLeft
+	case w.early:
+		return errEarly
+	}
+	return nil
+}
+
 // RoundTrip is [http.RoundTripper]. It reads the whole answer, so that the end of the
 // name is the end of the request.
 func (w *watcher) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 	defer context.AfterFunc(w.name.ctx, cancel)()
-	if w.name.ctx.Err() != nil {
+	if err := w.barred(); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
-		return nil, errLeft
+		if errors.Is(err, errEarly) {
+			w.report(fmt.Sprintf("acme.renewBefore (%s) is too much for the life of this certificate: it is renewed when a quarter of that is over",
+				w.name.manager.options.RenewBefore))
+		}
+		return nil, err
 	}
 	res, body, err := w.exchange(req.WithContext(ctx))
 	if err != nil {
@@ -107,7 +144,7 @@ func (w *watcher) report(problem string) {
 		return
 	}
 	w.told[problem] = now
-	if !w.renewing {
+	if !w.renewing && !w.early {
 		w.problems = append(w.problems, problem)
 		return
 	}
@@ -116,9 +153,11 @@ func (w *watcher) report(problem string) {
 			delete(w.told, p)
 		}
 	}
-	notAfter := w.name.current.Load().Leaf.NotAfter
-	w.name.manager.logger.Warn("certificate not renewed", "name", w.name.id, "problems", []string{problem},
-		"not_after", notAfter.UTC().Format(time.RFC3339))
+	attrs := []any{"name", w.name.id, "problems", []string{problem}}
+	if c := w.name.current.Load(); c != nil {
+		attrs = append(attrs, "not_after", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	w.name.manager.logger.Warn("certificate not renewed", attrs...)
 }
 
 // problem is RFC 7807, as in RFC 8555 section 6.7.
