@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/acme/autocert"
+
 	"github.com/spliceway/spliceway/testenv"
 )
 
@@ -161,6 +163,51 @@ func TestOpenModesAreWarnedOf(t *testing.T) {
 		t.Error("no error")
 	}
 	log.wait(t, "cached certificate is of no use: another one is obtained", 1)
+}
+
+func TestNewerCertificateOfASharedCacheIsTaken(t *testing.T) {
+	ca := testenv.MustCA(t)
+	m := offline(t, Options{})
+	issue := func(age time.Duration) (serial string) {
+		c, err := ca.Issue(testenv.Leaf{Names: []string{"a.test"}, NotBefore: time.Now().Add(-age)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		certFile, keyFile, err := testenv.WritePair(t.TempDir(), "a", c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := os.ReadFile(keyFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, err := os.ReadFile(certFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As another agent writes it.
+		if err := testenv.WriteFile(filepath.Join(m.options.Cache, "a.test"), slices.Concat(key, chain)); err != nil {
+			t.Fatal(err)
+		}
+		return describe(c.Leaf).Serial
+	}
+	middle := issue(2 * time.Hour)
+	m.SetNames([]string{"a.test"})
+	n := m.lookup("a.test")
+	c := &cache{autocert.DirCache(m.options.Cache), n, newWatcher(n)}
+	expect := func(about, want string) {
+		t.Helper()
+		if _, err := c.Get(t.Context(), "a.test"); err != nil {
+			t.Fatal(err)
+		}
+		if got := describe(n.current.Load().Leaf).Serial; got != want {
+			t.Errorf("%s: %s, want %s", about, got, want)
+		}
+	}
+	expect("at first", middle)
+	issue(3 * time.Hour)
+	expect("an older one", middle)
+	expect("a newer one", issue(time.Hour))
 }
 
 func TestRenewalsWaitForAQuarterOfTheLife(t *testing.T) {
