@@ -50,6 +50,7 @@ type agent struct {
 
 	poller    *sock.Poller
 	engines   engines
+	tls       tlsState
 	server    *proxy.Server
 	listeners *listeners
 	access    *telemetry.AccessLog
@@ -113,6 +114,10 @@ func Run(ctx context.Context, opts Options) error {
 	if a.engines.splice, err = splice.NewSplicer(splice.SplicerOptions{Workers: workers}); err != nil {
 		return err
 	}
+	if a.engines.relay, err = splice.NewSplicer(splice.SplicerOptions{Workers: workers, Relay: true}); err != nil {
+		_ = a.engines.splice.Close()
+		return err
+	}
 	defer a.engines.close()
 	if err := a.openPacket(cfg); err != nil {
 		return err
@@ -122,6 +127,8 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	defer func() { _ = a.poller.Close() }()
 
+	began := time.Now()
+	defer a.closeTLS()
 	gen, err := a.build(cfg)
 	if err != nil {
 		return err
@@ -159,6 +166,7 @@ func Run(ctx context.Context, opts Options) error {
 			a.logger.Info("flows of an earlier agent go on", "flows", n)
 		}
 	}
+	a.certificatesApplied(cfg, gen, nil, began)
 	change.apply()
 	a.engines.undo = nil // there will be flows
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
@@ -167,14 +175,22 @@ func Run(ctx context.Context, opts Options) error {
 		"listeners", a.listeners.String(), "engines", a.engines.String(), "admin", adminAddress)
 	a.notify(daemon.SdNotifyReady)
 
+	expiry := time.NewTicker(expiryLook)
+	defer expiry.Stop()
 	for {
 		select {
 		case s := <-signals:
 			if s == syscall.SIGHUP {
+				// Each by itself: neither is to wait for the other to be mended.
+				a.reloadCertificates("SIGHUP")
 				a.reload("SIGHUP")
 				continue
 			}
 			return a.stop(ctx, s.String(), signals)
+		case <-a.filesChanged():
+			a.reloadCertificates("file changed")
+		case <-expiry.C:
+			a.lookAtExpiry()
 		case <-a.watch.changed:
 			a.reload("file changed")
 		case <-ctx.Done():
@@ -282,7 +298,9 @@ func (a *agent) reload(why string) {
 			}
 			return
 		}
-		a.logger.Error("configuration refused", "reason", why, "error", err.Error())
+		for _, e := range separate(err) {
+			a.logger.Error("configuration refused", "reason", why, "error", e.Error())
+		}
 		return
 	}
 	a.metrics.ConfigLoaded(len(a.config.Endpoints))
@@ -300,6 +318,7 @@ func (a *agent) exchange() error {
 	if err != nil {
 		return err
 	}
+	start := time.Now()
 	if err := a.openPacket(cfg); err != nil {
 		return err
 	}
@@ -316,8 +335,10 @@ func (a *agent) exchange() error {
 	a.setLevel(cfg.Log.Level)
 	a.server.Update(next.snapshot)
 	change.apply()
-	a.current.closeExcept(next)
+	old := a.current
 	a.current, a.config = next, cfg
+	a.certificatesApplied(cfg, next, old, start)
+	old.closeExcept(next)
 	a.metrics.Retain(next.names())
 	return nil
 }
@@ -332,6 +353,7 @@ func (a *agent) warnUnchangeable(cfg *config.Config) {
 		{"bpffs", cfg.BPFFS != a.config.BPFFS},
 		{"cgroup", cfg.Cgroup != a.config.Cgroup},
 		{"sourcePorts", cfg.SourcePorts != a.config.SourcePorts},
+		{"acme", a.tls.acme != nil && cfg.ACME != a.config.ACME},
 		{"log.format", cfg.Log.Format != a.config.Log.Format},
 		{"log.access", cfg.Log.Access != a.config.Log.Access},
 		{"limits.openFiles", cfg.Limits.OpenFiles != a.config.Limits.OpenFiles},

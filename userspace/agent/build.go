@@ -6,14 +6,16 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/spliceway/spliceway/userspace/acme"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/proxy"
 	"github.com/spliceway/spliceway/userspace/route"
-	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/terminate"
 	"github.com/spliceway/spliceway/userspace/upstream"
 )
 
@@ -22,6 +24,11 @@ import (
 type generation struct {
 	snapshot *proxy.Snapshot
 	pools    map[string]*pool // by endpoint name
+	// terminations are of the endpoints that terminate TLS, by name. They are handed
+	// on as pools are.
+	terminations map[string]*termination
+	tickets      *terminate.Tickets
+	ticketsOf    config.SessionTickets // what tickets was made from
 }
 
 type pool struct {
@@ -38,6 +45,9 @@ func Table(cfg *config.Config) (*route.Table, error) {
 	for i := range cfg.Endpoints {
 		e := &cfg.Endpoints[i]
 		entries[i] = route.Entry{Port: e.Port, Name: e.ServerName, ALPN: e.ALPN, Endpoint: i}
+		if t := e.TLSTermination; t != nil && t.ACME && len(e.ALPN) > 0 {
+			entries[i].ALPN = append(slices.Clone(e.ALPN), acme.ChallengeProtocol)
+		}
 	}
 	return route.Build(entries)
 }
@@ -48,7 +58,7 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build route table: %w", err)
 	}
-	gen := &generation{pools: make(map[string]*pool, len(cfg.Endpoints))}
+	gen := &generation{pools: make(map[string]*pool, len(cfg.Endpoints)), terminations: make(map[string]*termination)}
 	s := &proxy.Snapshot{
 		Table: table, Endpoints: make([]*proxy.Endpoint, len(cfg.Endpoints)),
 		Refuse:         refusals(cfg.Refuse),
@@ -59,6 +69,12 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		AcceptRate: cfg.Limits.AcceptRate, AcceptBurst: cfg.Limits.AcceptBurst,
 	}
 	gen.snapshot = s
+	if err := a.openTLS(cfg, gen); err != nil {
+		return nil, err
+	}
+	if err := a.buildTerminations(cfg, gen); err != nil {
+		return nil, err
+	}
 	if err := a.orderShortcut(cfg); err != nil {
 		return nil, err
 	}
@@ -69,12 +85,15 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		engine, why := a.engine(cfg, e)
 		gen.pools[e.Name] = p
 		s.Endpoints[i] = &proxy.Endpoint{
-			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why, MatchSegments: engine != splice.Engine(a.engines.splice), Active: p.active,
+			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why, MatchSegments: a.dialsForPacket(cfg, e), Active: p.active,
 			Shortcut:    wantsShortcut(cfg, e),
 			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
 			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
 			MaxConnections: e.Limits.MaxConnections,
 			Metrics:        a.metrics.Endpoint(e.Name),
+		}
+		if t := gen.terminations[e.Name]; t != nil {
+			s.Endpoints[i].Termination = a.proxyTermination(cfg, e, t)
 		}
 		byName[e.Name] = s.Endpoints[i]
 	}
@@ -129,7 +148,7 @@ func poolSpec(cfg *config.Config, e *config.Endpoint) upstream.Spec {
 		Refresh: u.DNS.Refresh, Family: families[u.DNS.Family],
 	}
 	for _, t := range u.All {
-		spec.Targets = append(spec.Targets, upstream.Target{Host: t.Host, Port: t.Port, Weight: t.Weight})
+		spec.Targets = append(spec.Targets, upstream.Target{Host: t.Host, Port: t.Port, Weight: t.Weight, TLS: t.TLS && e.TLSTermination != nil})
 	}
 	return spec
 }
@@ -158,11 +177,16 @@ func refusals(r config.Refuse) map[telemetry.Outcome]proxy.Refusal {
 	}
 }
 
-// closeExcept closes the pools that other does not have.
+// closeExcept closes what other does not have.
 func (g *generation) closeExcept(other *generation) {
 	for name, p := range g.pools {
 		if other == nil || other.pools[name] != p {
 			p.Close()
+		}
+	}
+	for name, t := range g.terminations {
+		if other == nil || other.terminations[name] != t {
+			t.close()
 		}
 	}
 }

@@ -20,9 +20,10 @@ import (
 // engines is what moves flows: splice always, packet where it is wanted and to be had.
 type engines struct {
 	splice *splice.Splicer
-	packet *packet.Engine // nil: none
-	tried  bool           // packet was asked for before
-	kernel *loader.Packet // packet's
+	relay  *splice.Splicer // of flows whose TLS is terminated
+	packet *packet.Engine  // nil: none
+	tried  bool            // packet was asked for before
+	kernel *loader.Packet  // packet's
 	// noShortcut is why there is none, once it was asked for and could not be had.
 	noShortcut error
 	// live is packet, for goroutines that are not Run's: a reload may be what opens it.
@@ -40,7 +41,12 @@ func wantsPacket(cfg *config.Config) bool {
 	return false
 }
 
+// engineOf is the engine that an endpoint wants. One that terminates TLS has relay,
+// which is nothing to the kernel: for it that is splice.
 func engineOf(cfg *config.Config, e *config.Endpoint) string {
+	if e.TLSTermination != nil {
+		return "splice"
+	}
 	if e.Engine != "" {
 		return e.Engine
 	}
@@ -172,6 +178,8 @@ func (a *agent) noPacket(err error) {
 // engine is an endpoint's, and why it is not a faster one.
 func (a *agent) engine(cfg *config.Config, e *config.Endpoint) (splice.Engine, telemetry.Fallback) {
 	switch {
+	case e.TLSTermination != nil:
+		return a.engines.relay, telemetry.FallbackNone
 	case engineOf(cfg, e) == "splice":
 		return a.engines.splice, telemetry.FallbackConfigured
 	case a.engines.packet == nil:
@@ -201,7 +209,10 @@ func (e *engines) String() string {
 }
 
 // abort ends all flows that would end with the agent.
-func (e *engines) abort(end telemetry.End) { e.splice.Abort(end) }
+func (e *engines) abort(end telemetry.End) {
+	e.splice.Abort(end)
+	e.relay.Abort(end)
+}
 
 func (e *engines) close() {
 	if e.packet != nil {
@@ -211,11 +222,12 @@ func (e *engines) close() {
 		}
 	}
 	_ = e.splice.Close()
+	_ = e.relay.Close()
 }
 
-// list and kill are of the flows of both engines; any goroutine may call them.
+// list and kill are of the flows of all engines; any goroutine may call them.
 func (e *engines) list() []splice.FlowInfo {
-	list := e.splice.List()
+	list := append(e.splice.List(), e.relay.List()...)
 	if p := e.live.Load(); p != nil {
 		list = append(list, p.List()...)
 	}
@@ -223,7 +235,7 @@ func (e *engines) list() []splice.FlowInfo {
 }
 
 func (e *engines) kill(match func(*splice.FlowInfo) bool) int {
-	killed := e.splice.Kill(match)
+	killed := e.splice.Kill(match) + e.relay.Kill(match)
 	if p := e.live.Load(); p != nil {
 		killed += p.Kill(match)
 	}

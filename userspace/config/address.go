@@ -36,41 +36,41 @@ func parsePublicURL(raw string) (name string, port uint16, err error) {
 
 // parseTargetURL takes tcp://HOST:PORT or tls://HOST:PORT apart. The host comes
 // back in lower case, an IPv6 address without its brackets.
-func parseTargetURL(raw string) (host string, port uint16, err error) {
+func parseTargetURL(raw string) (scheme, host string, port uint16, err error) {
 	const want = "tcp://HOST:PORT or tls://HOST:PORT"
 	u, err := splitURL(raw, want)
 	if err != nil {
-		return "", 0, err
+		return "", "", 0, err
 	}
 	if u.scheme != "tcp" && u.scheme != "tls" {
-		return "", 0, fmt.Errorf("%s:// is not spoken to upstreams, use tls:// or tcp:// (either passes the client's bytes on as they are)", u.scheme)
+		return "", "", 0, fmt.Errorf("%s:// is not spoken to upstreams, use tls:// or tcp://", u.scheme)
 	}
 	if u.port == "" {
-		return "", 0, fmt.Errorf("the port is missing, expected %s", want)
+		return "", "", 0, fmt.Errorf("the port is missing, expected %s", want)
 	}
 	if port, err = parsePort(u.port); err != nil {
-		return "", 0, err
+		return "", "", 0, err
 	}
 	addr, err := netip.ParseAddr(u.host)
 	switch {
 	case err == nil && (addr.IsUnspecified() || addr.IsMulticast()):
-		return "", 0, fmt.Errorf("%s is no address to connect to", addr)
+		return "", "", 0, fmt.Errorf("%s is no address to connect to", addr)
 	case err == nil:
-		return addr.Unmap().String(), port, nil
+		return u.scheme, addr.Unmap().String(), port, nil
 	case u.bracketed:
-		return "", 0, fmt.Errorf("expected an IPv6 address in brackets, found %s", quote(u.host))
+		return "", "", 0, fmt.Errorf("expected an IPv6 address in brackets, found %s", quote(u.host))
 	}
 	host, err = parseHostName(strings.TrimSuffix(u.host, "."))
 	switch {
 	case err != nil:
-		return "", 0, err
+		return "", "", 0, err
 	case endsInNumber(host):
-		return "", 0, fmt.Errorf("%s is neither an IP address nor a host name, whose last label cannot be a number", quote(u.host))
+		return "", "", 0, fmt.Errorf("%s is neither an IP address nor a host name, whose last label cannot be a number", quote(u.host))
 	}
 	if strings.HasSuffix(u.host, ".") { // tells the resolver not to search
 		host += "."
 	}
-	return host, port, nil
+	return u.scheme, host, port, nil
 }
 
 // endsInNumber tells names that are meant to be IPv4 addresses, which some resolvers

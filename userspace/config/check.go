@@ -38,6 +38,8 @@ func check(r *report, cfg *Config) {
 	r.sourcePorts(root.key("sourcePorts"), cfg)
 	r.listen(root.key("listen"), cfg.Listen)
 	names := r.endpoints(root.key("endpoints"), cfg.Endpoints)
+	r.acme(root.key("acme"), cfg)
+	r.sessionTickets(root.key("sessionTickets"), &cfg.SessionTickets)
 	r.fallback(root.key("fallback"), &cfg.Fallback, names, cfg.Endpoints)
 	r.refuse(root.key("refuse"), &cfg.Refuse)
 	r.trusted(root.key("proxyProtocol").key("from"), cfg.ProxyProtocol.From)
@@ -166,6 +168,7 @@ func (r *report) trusted(p *path, networks []netip.Prefix) {
 
 func (r *report) timeouts(p *path, t *Timeouts) {
 	r.duration(p.key("hello"), t.Hello, time.Millisecond)
+	r.duration(p.key("handshake"), t.Handshake, time.Millisecond)
 	r.duration(p.key("connect"), t.Connect, time.Millisecond)
 	r.duration(p.key("idle"), t.Idle, 0)
 	r.duration(p.key("halfClose"), t.HalfClose, 0)
@@ -201,7 +204,12 @@ func (r *report) admin(p *path, a *Admin) {
 	if a.Address == "off" {
 		return
 	}
-	host, port, err := net.SplitHostPort(a.Address)
+	r.hostPort(p, a.Address, `HOST:PORT or "off"`)
+}
+
+// hostPort reports an address to listen on that is not one; without a host it is all.
+func (r *report) hostPort(p *path, address, want string) {
+	host, port, err := net.SplitHostPort(address)
 	if err == nil && host != "" {
 		if _, notIP := netip.ParseAddr(host); notIP != nil {
 			_, err = parseHostName(host)
@@ -211,6 +219,6 @@ func (r *report) admin(p *path, a *Admin) {
 		_, err = strconv.ParseUint(port, 10, 16) // 0: any free port
 	}
 	if err != nil {
-		r.wrong(p, `expected HOST:PORT or "off", found %s`, quote(a.Address))
+		r.wrong(p, "expected %s, found %s", want, quote(address))
 	}
 }

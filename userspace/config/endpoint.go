@@ -93,6 +93,10 @@ func (r *report) endpoint(p *path, ep *Endpoint) {
 		r.oneOf(p.key("sockmap"), ep.Sockmap, "auto", "on", "off")
 	}
 	r.upstream(p.key("upstream"), &ep.Upstream)
+	if ep.TLSTermination != nil {
+		r.termination(p.key("tlsTermination"), ep)
+	}
+	r.upstreamTLS(p.key("upstream").key("tls"), ep)
 
 	timeouts := p.key("timeouts")
 	r.override(timeouts.key("connect"), ep.Timeouts.Connect, time.Millisecond)
@@ -174,12 +178,12 @@ func (r *report) targets(p *path, targets []Target) {
 }
 
 func (r *report) targetURL(p *path, t *Target) {
-	host, port, err := parseTargetURL(t.URL)
+	scheme, host, port, err := parseTargetURL(t.URL)
 	if err != nil {
 		r.wrong(p, "%v", err)
 		return
 	}
-	t.Host, t.Port = host, port
+	t.Host, t.Port, t.TLS = host, port, scheme == "tls"
 }
 
 func (r *report) healthCheck(p *path, hc *HealthCheck) {

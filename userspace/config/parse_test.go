@@ -60,7 +60,7 @@ admin: {address: off}
 	a.Metadata = map[string]string{"b": "c"}
 	a.Timeouts = EndpointTimeouts{Connect: &second, Idle: &zero}
 	a.Upstream.URL = "tls://[2001:DB8::1]:21001"
-	a.Upstream.All = []Target{{URL: a.Upstream.URL, Weight: 1, Host: "2001:db8::1", Port: 21001}}
+	a.Upstream.All = []Target{{URL: a.Upstream.URL, Weight: 1, Host: "2001:db8::1", Port: 21001, TLS: true}}
 	a.Upstream.HealthCheck.Type, a.Upstream.HealthCheck.ServerName = "tls", "a.test"
 	b.Name, b.URL, b.ServerName, b.Port = "b", "tls://*._X.test", "*._x.test", 443
 	b.Pos = Position{"f.yaml", 13, 3}
@@ -190,7 +190,7 @@ func TestParseRefuses(t *testing.T) {
 		{"empty protocol", two("url: tls://a.test, alpn: ['']", "url: tls://b.test"), `2:72: endpoints[0].alpn[0]: expected a protocol of 1 to 255 bytes, found 0`},
 
 		{"upstream with url and targets", upstream("{url: tls://b.test:443, targets: [{url: tls://b.test:443}]}"), `1:52: endpoints[0].upstream: url and targets are both there, expected one of them`},
-		{"upstream of http", target("https://b.test"), `1:58: endpoints[0].upstream.url: https:// is not spoken to upstreams, use tls:// or tcp:// (either passes the client's bytes on as they are)`},
+		{"upstream of http", target("https://b.test"), `1:58: endpoints[0].upstream.url: https:// is not spoken to upstreams, use tls:// or tcp://`},
 		{"upstream with bare IPv6", target("tls://::1:443"), `1:58: endpoints[0].upstream.url: an IPv6 address must be in brackets: tls://[ADDRESS]:PORT`},
 		{"upstream with name in brackets", target("'tls://[b.test]:443'"), `1:58: endpoints[0].upstream.url: expected an IPv6 address in brackets, found "b.test"`},
 		{"upstream with open bracket", target("'tls://[::1'"), `1:58: endpoints[0].upstream.url: "]" is missing behind the address`},

@@ -16,6 +16,8 @@ import (
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/terminate"
+	"github.com/spliceway/spliceway/userspace/tlsconn"
 	"github.com/spliceway/spliceway/userspace/upstream"
 )
 
@@ -28,6 +30,10 @@ type conn struct {
 	// from and to are the ends as the client sees them: the sockets', or the
 	// PROXY header's.
 	from, to netip.AddrPort
+
+	// Where TLS is terminated: with the client, who that is, and with the upstream.
+	tls, upstreamTLS *tlsconn.Conn
+	identity         *terminate.Identity
 
 	until time.Time // when the hello must be whole; zero before the first look
 	held
@@ -59,15 +65,21 @@ func (c *conn) serve() {
 	if outcome == telemetry.OutcomeRouted || outcome == telemetry.OutcomeNotTLS {
 		outcome = c.route(&hello, outcome)
 	}
+	if outcome == telemetry.OutcomeRouted && c.endpoint.Termination != nil {
+		outcome = c.handshake()
+	}
 	if outcome == telemetry.OutcomeRouted {
 		outcome = c.dial()
 	}
-	if outcome != telemetry.OutcomeRouted {
+	switch {
+	case outcome != telemetry.OutcomeRouted:
 		c.refuse(outcome)
 		c.end(c.rec, outcome)
-		return
+	case c.tls != nil:
+		c.relay()
+	default:
+		c.splice()
 	}
-	c.splice(&hello)
 }
 
 // admit applies the limits that need no knowledge of the client.
@@ -143,7 +155,11 @@ func (c *conn) dial() telemetry.Outcome {
 			ctx = sock.WithMaxSegment(ctx, n)
 		}
 	}
-	d, err := c.endpoint.Pool.Connect(ctx, c.from.Addr())
+	var secure upstream.Secure
+	if c.tls != nil {
+		secure = c.secure
+	}
+	d, err := c.endpoint.Pool.ConnectSecurely(ctx, c.from.Addr(), secure)
 	c.rec.Dial = time.Since(start)
 	if err != nil {
 		c.rec.Reason = err.Error()
@@ -155,14 +171,14 @@ func (c *conn) dial() telemetry.Outcome {
 		}
 		return telemetry.OutcomeDialFailed
 	}
-	c.lease, c.upstream = d.Lease, d.Conn
+	c.lease, c.upstream, c.upstreamTLS = d.Lease, d.Conn, d.TLS
 	c.rec.Upstream, c.rec.UpstreamHost, c.rec.Attempts = d.Addr, d.Target, d.Attempts
 	c.s.metrics.ObserveDial(c.rec.Dial)
 	return telemetry.OutcomeRouted
 }
 
 // splice gives both connections to the engine, which calls back at the end.
-func (c *conn) splice(h *clienthello.Hello) {
+func (c *conn) splice() {
 	e := c.endpoint
 	c.rec.EngineReason = e.EngineReason.String()
 	c.s.metrics.FellBack(e.EngineReason)
@@ -170,7 +186,7 @@ func (c *conn) splice(h *clienthello.Hello) {
 	f := splice.Flow{
 		Shortcut: e.Shortcut,
 		Client:   c.client, Upstream: c.upstream,
-		Preface: proxyHeader(e.ProxyHeader, c.from, c.to, h, c.rec.ID),
+		Preface: c.proxyHeader(),
 		Idle:    e.Idle, HalfClose: e.HalfClose,
 		Moved:  e.Metrics.Moved(),
 		Record: c.rec,
@@ -188,7 +204,8 @@ func (c *conn) refuse(outcome telemetry.Outcome) {
 		c.client.Reset()
 		return
 	case Alert:
-		if description, ok := outcome.Alert(); ok {
+		// crypto/tls has alerts of its own, and none for us to send.
+		if description, ok := outcome.Alert(); ok && c.tls == nil {
 			// RFC 8446, section 5.1 and 6: a record of type alert (21),
 			// legacy version 3.3, 2 bytes: fatal, description. The send
 			// buffer of a new connection is empty; if not, so be it.

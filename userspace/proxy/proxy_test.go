@@ -12,7 +12,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
-	"github.com/spliceway/spliceway/userspace/clienthello"
+	"github.com/spliceway/spliceway/userspace/telemetry"
 )
 
 func TestProxyHeaderLength(t *testing.T) {
@@ -80,14 +80,18 @@ func FuzzProxyHeader(f *testing.F) {
 func TestProxyHeaderForTheBackend(t *testing.T) {
 	from, to := netip.MustParseAddrPort("10.1.0.2:4000"), netip.MustParseAddrPort("10.0.0.1:443")
 	from6, to6 := netip.MustParseAddrPort("[fd00::2]:4000"), netip.MustParseAddrPort("[fd00::1]:443")
-	hello := &clienthello.Hello{HasSNI: true, ServerName: "a.test", ALPN: []string{"h2", "http/1.1"}}
-	if b := proxyHeader(0, from, to, hello, "id"); b != nil {
+	header := func(v ProxyVersion, from, to netip.AddrPort, id string) []byte {
+		c := &conn{from: from, to: to, rec: &telemetry.Record{ID: id, SNI: "a.test", ALPN: []string{"h2", "http/1.1"}}}
+		c.endpoint = &Endpoint{ProxyHeader: v}
+		return c.proxyHeader()
+	}
+	if b := header(0, from, to, "id"); b != nil {
 		t.Errorf("version 0: got %q", b)
 	}
-	if got, want := string(proxyHeader(1, from, to, hello, "id")), "PROXY TCP4 10.1.0.2 10.0.0.1 4000 443\r\n"; got != want {
+	if got, want := string(header(1, from, to, "id")), "PROXY TCP4 10.1.0.2 10.0.0.1 4000 443\r\n"; got != want {
 		t.Errorf("version 1: got %q, want %q", got, want)
 	}
-	b := proxyHeader(2, from6, to6, hello, "ab-1")
+	b := header(2, from6, to6, "ab-1")
 	if n, need, err := proxyHeaderLength(b); n != len(b) || need != 0 || err != nil {
 		t.Errorf("version 2: length %d, %d, %v; want %d", n, need, err, len(b))
 	}

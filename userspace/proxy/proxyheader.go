@@ -12,8 +12,10 @@ import (
 	"net/netip"
 
 	"github.com/pires/go-proxyproto"
+	"github.com/pires/go-proxyproto/tlvparse"
 
-	"github.com/spliceway/spliceway/userspace/clienthello"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/terminate"
 )
 
 // The PROXY protocol, https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt:
@@ -91,25 +93,32 @@ func unmapped(a *net.TCPAddr) netip.AddrPort {
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
-// proxyHeader builds the header for a backend, nil for version 0. Version 2
-// carries the name that the client asked for (authority), its first ALPN
-// protocol, since a passthrough gateway does not learn which one the backend
-// picks, and the connection's ID from the log (unique ID).
-func proxyHeader(v ProxyVersion, from, to netip.AddrPort, h *clienthello.Hello, id string) []byte {
+// proxyHeader builds the header for a backend, nil where none is wanted. Version 2
+// carries the name that the client asked for (authority), the ALPN protocol (the one
+// that was negotiated; where TLS passes through the first that the client offers, since
+// a gateway does not learn which one the backend picks), the connection's ID from the
+// log (unique ID), and where TLS is terminated what was agreed and who the client is.
+func (c *conn) proxyHeader() []byte {
+	v := c.endpoint.ProxyHeader
 	if v == 0 {
 		return nil
 	}
-	header := proxyproto.HeaderProxyFromAddrs(byte(v), net.TCPAddrFromAddrPort(from), net.TCPAddrFromAddrPort(to))
+	header := proxyproto.HeaderProxyFromAddrs(byte(v), net.TCPAddrFromAddrPort(c.from), net.TCPAddrFromAddrPort(c.to))
 	if v == 2 {
-		tlvs := []proxyproto.TLV{{Type: proxyproto.PP2_TYPE_UNIQUE_ID, Value: []byte(id)}}
-		if h.HasSNI {
-			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(h.ServerName)})
+		tlvs := []proxyproto.TLV{{Type: proxyproto.PP2_TYPE_UNIQUE_ID, Value: []byte(c.rec.ID)}}
+		if c.rec.SNI != "" {
+			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(c.rec.SNI)})
 		}
-		if len(h.ALPN) > 0 {
-			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_ALPN, Value: []byte(h.ALPN[0])})
+		if p := c.protocol(); p != "" {
+			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_ALPN, Value: []byte(p)})
+		}
+		if c.rec.TLS != nil {
+			if tlv, err := tlsTLV(c.rec.TLS, c.identity).Marshal(); err == nil {
+				tlvs = append(tlvs, tlv)
+			}
 		}
 		// Fails for a value over 64 KiB only: an SNI has at most 253 bytes,
-		// a protocol name 255.
+		// a protocol name 255, a common name is cut.
 		_ = header.SetTLVs(tlvs)
 	}
 	b, err := header.Format()
@@ -117,6 +126,47 @@ func proxyHeader(v ProxyVersion, from, to netip.AddrPort, h *clienthello.Hello, 
 		return nil
 	}
 	return b
+}
+
+// protocol is the ALPN protocol as far as it is known.
+func (c *conn) protocol() string {
+	switch {
+	case c.rec.TLS != nil:
+		return c.rec.TLS.ALPN
+	case len(c.rec.ALPN) > 0:
+		return c.rec.ALPN[0]
+	}
+	return ""
+}
+
+// maxCommonName bounds what a client's certificate puts into the header.
+const maxCommonName = 1 << 10
+
+// tlsTLV is PP2_TYPE_SSL (section 2.2.6): verify is 0 for a certificate that is good,
+// and 1 for none, or one that nobody looked at.
+func tlsTLV(t *telemetry.TLS, id *terminate.Identity) tlvparse.PP2SSL {
+	ssl := tlvparse.PP2SSL{Client: tlvparse.PP2_BITFIELD_CLIENT_SSL, Verify: 1}
+	add := func(kind proxyproto.PP2Type, v string) {
+		if v != "" {
+			ssl.TLV = append(ssl.TLV, proxyproto.TLV{Type: kind, Value: []byte(v)})
+		}
+	}
+	add(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv"+t.Version)
+	add(proxyproto.PP2_SUBTYPE_SSL_CIPHER, t.Cipher)
+	if id == nil {
+		return ssl
+	}
+	ssl.Client |= tlvparse.PP2_BITFIELD_CLIENT_CERT_SESS
+	if !t.Resumed {
+		ssl.Client |= tlvparse.PP2_BITFIELD_CLIENT_CERT_CONN
+	}
+	if id.Verified {
+		ssl.Verify = 0
+	}
+	add(proxyproto.PP2_SUBTYPE_SSL_CN, id.CommonName[:min(len(id.CommonName), maxCommonName)])
+	add(proxyproto.PP2_SUBTYPE_SSL_SIG_ALG, id.SignatureAlgorithm)
+	add(proxyproto.PP2_SUBTYPE_SSL_KEY_ALG, id.KeyAlgorithm)
+	return ssl
 }
 
 // trusted tells whether addr is in one of the networks.

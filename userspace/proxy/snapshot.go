@@ -43,6 +43,8 @@ type Endpoint struct {
 	Name   string
 	Pool   *upstream.Pool
 	Engine splice.Engine
+	// Termination is nil where TLS passes through.
+	Termination *Termination
 	// EngineReason says why Engine is not a faster one.
 	EngineReason telemetry.Fallback
 	// Shortcut is splice.Flow's.

@@ -36,6 +36,10 @@ type Conn struct {
 // 0 bytes and no error: end of stream. EAGAIN: nothing has arrived.
 func (c *Conn) Peek(b []byte) (int, error) { return Recv(c.fd, b, unix.MSG_PEEK) }
 
+// Recv is recv(2): 0 bytes and no error at the end of the stream, EAGAIN when nothing has
+// arrived.
+func (c *Conn) Recv(b []byte) (int, error) { return Recv(c.fd, b, 0) }
+
 // Discard reads and drops n bytes that Peek has shown.
 func (c *Conn) Discard(n int) error {
 	var scratch [1024]byte
@@ -187,14 +191,18 @@ func (c *Conn) CloseGracefully() error {
 	if c.closed {
 		return nil
 	}
-	_ = unix.Shutdown(c.fd, unix.SHUT_WR)
+	shutdownAndDrain(c.fd)
+	return c.Close()
+}
+
+func shutdownAndDrain(fd int) {
+	_ = unix.Shutdown(fd, unix.SHUT_WR)
 	var scratch [4096]byte
 	for range 64 {
-		if n, err := Recv(c.fd, scratch[:], unix.MSG_TRUNC); n == 0 || err != nil {
+		if n, err := Recv(fd, scratch[:], unix.MSG_TRUNC); n == 0 || err != nil {
 			break
 		}
 	}
-	return c.Close()
 }
 
 // Reset closes the connection with RST and forgets what was not sent.
@@ -211,6 +219,12 @@ func (c *Conn) leave() {
 	if c.at != nil {
 		c.p.forget(c.fd)
 	}
+}
+
+// CloseGracefully is Conn.CloseGracefully for a descriptor that Detach gave away.
+func CloseGracefully(fd int) {
+	shutdownAndDrain(fd)
+	_ = unix.Close(fd)
 }
 
 // Abort closes a descriptor that Detach gave away, with RST.

@@ -40,6 +40,9 @@ type Flow struct {
 	// Client's receive queue begins with the ClientHello: it was peeked, and
 	// is the first thing to be forwarded.
 	Client, Upstream *sock.Conn
+	// TLS is what is between a side's socket and its bytes, for engine relay; nil:
+	// nothing. The hello has been read, then.
+	TLS [2]Layer
 	// Preface is sent to Upstream before the client's bytes (a PROXY header).
 	// It is not counted.
 	Preface []byte
@@ -61,6 +64,30 @@ type Flow struct {
 	// Done is called once, on a goroutine of its own, after both sockets are
 	// closed.
 	Done func(*telemetry.Record, Result)
+}
+
+// Layer is TLS on one side of a flow, by then without a word to wait for: the calls
+// never block. It is the engine's from Start on.
+type Layer interface {
+	// Detach tells that the socket is the engine's, and which it is.
+	Detach(fd int)
+	// Read decrypts at most one record into b, which has room for the largest.
+	// EAGAIN: nothing whole has arrived. io.EOF: the peer said goodbye. Bytes and an
+	// error may come together.
+	Read(b []byte) (int, error)
+	// Park is called when Read will not be for a while.
+	Park()
+	// Write takes all of b. What the socket does not take is Pending, until Flush.
+	Write(b []byte) error
+	// CloseWrite says goodbye; the FIN is the engine's.
+	CloseWrite() error
+	Pending() int
+	Flush() error // EAGAIN: not all of it
+	// Flooded tells that the peer has been answered enough, besides what Write was
+	// given, before it takes what is pending.
+	Flooded() bool
+	// Truncated tells whether an error of Read is an end without a goodbye.
+	Truncated(err error) bool
 }
 
 // Result is how a flow went.

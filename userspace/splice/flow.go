@@ -38,6 +38,7 @@ type flow struct {
 	mu        sync.Mutex
 	w         *worker
 	fds       [2]int // In: client, Out: upstream; also the index of the direction that starts there
+	tls       [2]Layer
 	dir       [2]direction
 	last      time.Duration // of the worker's clock: when a byte last moved
 	look      time.Duration // when the worker looks at the flow again, 0: never
@@ -70,6 +71,7 @@ type direction struct {
 	writable bool // the target may take something
 	bulk     int  // > 0: bursts are large, so splice rather than copy; how many small ones end that
 	noSplice bool // urgent data: tcp_splice_read stops before it, recv does not
+	said     bool // the goodbye of TLS, before the FIN
 	eof      bool // the source has ended
 	closed   bool // nothing more will be delivered: FIN passed on, or given up
 }
@@ -77,6 +79,14 @@ type direction struct {
 // pump moves what can be moved in direction i. more: it stopped because its turn
 // was over, not because there is nothing to do.
 func (f *flow) pump(i int, scratch []byte) (more bool) {
+	more = f.move(i, scratch)
+	if l := f.tls[i]; l != nil {
+		l.Park()
+	}
+	return more
+}
+
+func (f *flow) move(i int, scratch []byte) (more bool) {
 	d := &f.dir[i]
 	src, dst := f.fds[i], f.fds[1-i]
 	burst := 0
@@ -88,13 +98,13 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 			f.passEOF(i, d, dst)
 			return false
 		}
-		if !d.readable {
+		if !d.readable || f.tls[i] != nil && f.tls[i].Flooded() {
 			return false
 		}
 		if left <= 0 {
 			return true
 		}
-		n, err := f.take(d, src, scratch)
+		n, err := f.take(i, d, src, scratch)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			d.readable = false
@@ -120,7 +130,7 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 		if n == len(scratch) {
 			d.bulk = bulkPatience
 		}
-		if n < len(scratch) && !d.hangup && !d.noSplice {
+		if n < len(scratch) && !d.hangup && !d.noSplice && f.tls[i] == nil {
 			// The queue was empty when recv returned. What comes later
 			// is a new edge, so there is no need to ask again.
 			d.readable = false
@@ -131,8 +141,11 @@ func (f *flow) pump(i int, scratch []byte) (more bool) {
 
 // take reads a burst: into a pipe if bursts are large (then d.inPipe is set), else
 // into scratch.
-func (f *flow) take(d *direction, src int, scratch []byte) (int, error) {
-	if d.bulk == 0 || d.noSplice {
+func (f *flow) take(i int, d *direction, src int, scratch []byte) (int, error) {
+	if f.tls[i] != nil {
+		return d.decrypt(f.tls[i], scratch)
+	}
+	if d.bulk == 0 || d.noSplice || f.tls[1-i] != nil {
 		return sock.Recv(src, scratch, 0)
 	}
 	p, err := f.w.pipes.get()
@@ -157,7 +170,7 @@ func (f *flow) take(d *direction, src int, scratch []byte) (int, error) {
 
 // deliver sends b and keeps what the target does not take now.
 func (f *flow) deliver(i int, d *direction, dst int, b []byte) {
-	n, err := sock.Send(dst, b, 0)
+	n, err := f.send(1-i, dst, b)
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		f.broken(1-i, err)
 		f.giveUp(d)
@@ -207,7 +220,7 @@ func (f *flow) flush(i int, d *direction, dst int) bool {
 			f.w.pipes.put(d.pipe, true)
 		}
 	}
-	return true
+	return f.tls[1-i] == nil || f.flushRecords(i, d)
 }
 
 func (f *flow) count(i int, d *direction, n int) {
@@ -233,6 +246,10 @@ func (f *flow) passEOF(i int, d *direction, dst int) {
 	}
 	if f.first == none {
 		f.first = i
+	}
+	if f.tls[1-i] != nil && !f.sayGoodbye(i, d) {
+		d.closed = false // the FIN comes after it
+		return
 	}
 	if f.dir[1-i].closed && f.dead == none {
 		return // the close that follows sends the FIN
@@ -305,7 +322,7 @@ func (f *flow) settleReset() (next time.Duration) {
 	limit := f.deadSince + lingerReset
 	now := f.w.clock()
 	if now >= limit || f.bothDead || f.dir[f.dead].closed && sock.Pending(f.fds[1-f.dead]) == 0 {
-		f.finish(telemetry.EndReset, f.side(f.dead), true)
+		f.finish(f.brokenEnd(), f.side(f.dead), true)
 		return 0
 	}
 	if f.dir[f.dead].closed {
@@ -335,11 +352,14 @@ func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
 	f.drop(&f.dir[In])
 	f.drop(&f.dir[Out])
 	f.w.remove(f)
-	for _, fd := range f.fds {
-		if reset {
-			sock.Abort(fd)
-		} else {
+	for side, fd := range f.fds {
+		switch {
+		case !reset:
 			_ = unix.Close(fd)
+		case end == telemetry.EndTLSError && side == f.dead:
+			sock.CloseGracefully(fd) // an alert is on its way
+		default:
+			sock.Abort(fd)
 		}
 	}
 	if f.done != nil {

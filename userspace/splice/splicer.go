@@ -18,10 +18,14 @@ import (
 // What either side sees is what it would have seen without a gateway: FIN is
 // passed on in each direction by itself, after the bytes before it; a reset
 // arrives as a reset; a reader that does not read stops its writer.
+//
+// Flows with TLS on a side (Flow.TLS) are copied.
 type Splicer struct {
+	name    string
 	workers []*worker
 	next    atomic.Uint32
 	pipes   pipePool
+	burst   int // the size of scratch, and of the workers'
 	scratch sync.Pool
 	running sync.WaitGroup
 }
@@ -32,6 +36,9 @@ var _ Engine = (*Splicer)(nil)
 type SplicerOptions struct {
 	// Workers is the number of event loops. Default: one per processor.
 	Workers int
+	// Relay makes it the engine "relay": the same for flows with TLS, with room
+	// for larger bursts of bytes that are to be copied in any case.
+	Relay bool
 }
 
 // NewSplicer starts the engine's event loops.
@@ -40,9 +47,12 @@ func NewSplicer(opts SplicerOptions) (*Splicer, error) {
 	if n <= 0 {
 		n = runtime.NumCPU()
 	}
-	s := &Splicer{scratch: sync.Pool{New: func() any { return new([scratchSize]byte) }}}
+	s := newSplicer("splice", scratchSize)
+	if opts.Relay {
+		s = newSplicer("relay", relayScratch)
+	}
 	for range n {
-		w, err := newWorker(&s.pipes)
+		w, err := newWorker(&s.pipes, s.burst)
 		if err != nil {
 			for _, w := range s.workers {
 				w.close()
@@ -57,8 +67,12 @@ func NewSplicer(opts SplicerOptions) (*Splicer, error) {
 	return s, nil
 }
 
-// Name is "splice".
-func (s *Splicer) Name() string { return "splice" }
+func newSplicer(name string, burst int) *Splicer {
+	return &Splicer{name: name, burst: burst, scratch: sync.Pool{New: func() any { b := make([]byte, burst); return &b }}}
+}
+
+// Name is "splice", or "relay".
+func (s *Splicer) Name() string { return s.name }
 
 // Start forwards what has already arrived (the hello) on the caller's goroutine
 // and gives the rest to an event loop.
@@ -77,23 +91,34 @@ func (s *Splicer) Start(fl Flow) {
 		m.Add(fl.Forwarded)
 	}
 	f.dir[Out] = direction{writable: true}
+	for side, l := range fl.TLS {
+		if l != nil {
+			// It may have read already what epoll will not tell of again.
+			f.tls[side], f.dir[side].readable = l, true
+			l.Detach(f.fds[side])
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	look := f.idle
 	if look > 0 {
 		look += f.last
 	}
-	scratch := s.scratch.Get().(*[scratchSize]byte)
-	f.pump(In, scratch[:])
+	scratch := s.scratch.Get().(*[]byte)
+	more := f.pump(In, *scratch)
+	if f.tls[Out] != nil {
+		more = f.pump(Out, *scratch) || more
+	}
 	s.scratch.Put(scratch)
 	if err := w.add(f, look); err != nil {
 		f.err = err
 		f.finish(telemetry.EndError, telemetry.SideAgent, true)
 		return
 	}
-	if f.dead != none || f.dir[In].closed {
+	if f.dead != none || f.dir[In].closed || f.dir[Out].closed || more {
 		// The loop hears of what happens from now on, and of what is
-		// readable or broken by the time of add; not of what pump found.
+		// readable or broken by the time of add; not of what pump found, nor of
+		// what TLS has in its buffers.
 		w.lookAgain(f, 1)
 	}
 }

@@ -545,8 +545,8 @@ func TestWithoutDescriptorsForPipesBytesAreCopied(t *testing.T) {
 // what epoll has at that moment.
 func stepped(t *testing.T) (s *Splicer, step func()) {
 	t.Helper()
-	s = &Splicer{scratch: sync.Pool{New: func() any { return new([scratchSize]byte) }}}
-	w, err := newWorker(&s.pipes)
+	s = newSplicer("splice", scratchSize)
+	w, err := newWorker(&s.pipes, s.burst)
 	if err != nil {
 		t.Fatal(err)
 	}

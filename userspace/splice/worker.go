@@ -47,7 +47,7 @@ const (
 	watched   = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
 )
 
-func newWorker(pipes *pipePool) (*worker, error) {
+func newWorker(pipes *pipePool, burst int) (*worker, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func newWorker(pipes *pipePool) (*worker, error) {
 		_ = unix.Close(epfd)
 		return nil, err
 	}
-	return &worker{epfd: epfd, eventfd: efd, pipes: pipes, epoch: time.Now(), scratch: make([]byte, scratchSize)}, nil
+	return &worker{epfd: epfd, eventfd: efd, pipes: pipes, epoch: time.Now(), scratch: make([]byte, burst)}, nil
 }
 
 // clock is the worker's monotonic time.
@@ -261,7 +261,7 @@ func (w *worker) expire() {
 		w.mu.Unlock()
 		f.mu.Lock()
 		f.look = 0
-		w.lookAgain(f, f.settle())
+		w.advance(f)
 		f.mu.Unlock()
 	}
 }

@@ -15,6 +15,7 @@ type endpointsCollector struct {
 
 	active, ended, bytes             *prometheus.Desc
 	dialFailures                     *prometheus.Desc
+	handshakes, resumed              *prometheus.Desc
 	down, ejections, checks, lookups *prometheus.Desc
 }
 
@@ -29,6 +30,8 @@ func newEndpointsCollector(m *Metrics) *endpointsCollector {
 			"outcome", "engine", "end", "closed_by"),
 		bytes:        desc("bytes_total", "Bytes delivered, by direction: in is from client to upstream.", "direction"),
 		dialFailures: desc("dial_failures_total", "Failed connects and first look-ups of an endpoint's targets, by reason.", "reason"),
+		handshakes:   desc("tls_handshakes_total", "TLS handshakes of an endpoint that terminates TLS, with clients and with upstreams, by result: ok, or why they failed.", "side", "result"),
+		resumed:      desc("tls_resumed_total", "Of the handshakes with clients, those that resumed a session."),
 		down:         desc("upstream_addresses_down", "Addresses of a target that are out: unhealthy, or ejected.", "target"),
 		ejections:    desc("upstream_ejections_total", "Addresses of a target taken out because connects failed.", "target"),
 		checks:       desc("upstream_checks_total", "Active health checks of a target's addresses, by result (ok, failed).", "target", "result"),
@@ -38,7 +41,7 @@ func newEndpointsCollector(m *Metrics) *endpointsCollector {
 
 // Describe is prometheus.Collector's.
 func (c *endpointsCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.active, c.ended, c.bytes, c.dialFailures, c.down, c.ejections, c.checks, c.lookups} {
+	for _, d := range []*prometheus.Desc{c.active, c.ended, c.bytes, c.dialFailures, c.handshakes, c.resumed, c.down, c.ejections, c.checks, c.lookups} {
 		ch <- d
 	}
 }
@@ -84,6 +87,14 @@ func (c *endpointsCollector) endpoint(out []prometheus.Metric, e *EndpointMetric
 	for reason, n := range e.dialFailures {
 		counter(c.dialFailures, n, reason)
 	}
+	for k, n := range e.handshakes {
+		result := resultOK
+		if k.failure != HandshakeNone {
+			result = k.failure.String()
+		}
+		counter(c.handshakes, n, k.side.String(), result)
+	}
+	counter(c.resumed, e.resumed)
 	for name, t := range e.targets {
 		if t.changed {
 			add(prometheus.GaugeValue, c.down, float64(t.down), name)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // EndpointMetrics is one endpoint's part of the metrics. It holds its own counts,
@@ -24,6 +25,8 @@ type EndpointMetrics struct {
 	mu           sync.Mutex // guards what is below
 	ended        map[ending]uint64
 	dialFailures map[string]uint64 // by reason
+	handshakes   map[handshake]uint64
+	resumed      uint64
 	targets      map[string]*targetCounts
 }
 
@@ -33,6 +36,12 @@ type ending struct {
 	engine  string
 	end     End
 	by      Side
+}
+
+// handshake is the labels of a TLS handshake.
+type handshake struct {
+	side    Side // whom with: the client or the upstream
+	failure HandshakeFailure
 }
 
 // targetCounts is what is known of one target, by its host:port as configured.
@@ -103,6 +112,23 @@ func (e *EndpointMetrics) Ended(r *Record) {
 		e.ended = make(map[ending]uint64)
 	}
 	e.ended[ending{r.Outcome, r.Engine, r.End, r.ClosedBy}]++
+}
+
+// Handshake counts a TLS handshake with the client or an upstream that took so long;
+// resumed ones are those without certificates.
+func (e *EndpointMetrics) Handshake(with Side, f HandshakeFailure, resumed bool, took time.Duration) {
+	if f == HandshakeNone {
+		e.m.handshake[with == SideUpstream].Observe(took.Seconds())
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.handshakes == nil {
+		e.handshakes = make(map[handshake]uint64)
+	}
+	e.handshakes[handshake{with, f}]++
+	if resumed && with == SideClient {
+		e.resumed++
+	}
 }
 
 // The methods below are upstream.Observer's.

@@ -27,6 +27,8 @@ type Metrics struct {
 	open          prometheus.Gauge
 	hello, dial   prometheus.Histogram
 	duration      prometheus.Histogram
+	handshake     map[bool]prometheus.Observer // true: with upstreams
+	certificates  *certificateMetrics
 	limitsRefused [limits]prometheus.Counter
 	fallbacks     [fallbacks]prometheus.Counter
 	packets       *packetsCollector
@@ -77,6 +79,11 @@ func New(build BuildInfo) *Metrics {
 	m.open = gauge("connections_open", "Connections that are open, in any phase.")
 	m.hello = histogram("hello_seconds", "Time from accept to the whole ClientHello.", []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 3})
 	m.dial = histogram("dial_seconds", "Time to connect to an upstream, retries included.", []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5})
+	handshakes := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tls_handshake_seconds", Help: "Time that a TLS handshake took, by whom it was with (client, upstream).",
+		Buckets: []float64{.0005, .001, .005, .01, .05, .1, .5, 1, 5, 10}}, []string{"side"})
+	r.MustRegister(handshakes)
+	m.handshake = map[bool]prometheus.Observer{false: handshakes.WithLabelValues(SideClient.String()), true: handshakes.WithLabelValues(SideUpstream.String())}
+	m.certificates = newCertificateMetrics(gauges, counters)
 	m.duration = histogram("connection_seconds", "Time from accept to the end of a routed connection.", []float64{.01, .1, 1, 10, 60, 600, 3600, 36000})
 	m.acceptErrors = counter("accept_errors_total", "Accepts that failed for want of descriptors or memory.")
 	m.loads = counters("config_loads_total", "Configurations read, the first one included, by result (ok, refused).", "result")

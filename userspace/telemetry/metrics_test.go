@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,6 +36,8 @@ func used() *Metrics {
 	e.Ejected("h:1", netip.AddrPort{})
 	e.Checked("h:1", netip.AddrPort{}, true)
 	e.Resolved("h:1", false)
+	e.Handshake(SideClient, HandshakeNone, true, time.Millisecond)
+	m.CertificatesExpire([]CertificateExpiry{{Endpoint: "a", Certificate: "a.crt", Serial: "1", NotAfter: time.Unix(1, 0)}})
 	m.CountPackets(func() (map[string]uint64, error) { return map[string]uint64{"translated": 1}, nil })
 	return m
 }

@@ -9,19 +9,21 @@ type Outcome uint8
 
 // The outcomes. Routed is the only one after which bytes moved.
 const (
-	OutcomeRouted         Outcome = iota
-	OutcomeUnknownName            // no endpoint has the name
-	OutcomeNoSNI                  // a ClientHello without server_name
-	OutcomeMalformed              // a ClientHello that cannot be trusted to mean one thing
-	OutcomeNotTLS                 // the first bytes are no TLS handshake
-	OutcomeHelloTimeout           // the hello was not whole in time
-	OutcomeTooLarge               // the hello is over the limit
-	OutcomeOverLimit              // a limit on connections, rate or memory
-	OutcomeDialFailed             // no target could be connected to
-	OutcomeClientGone             // the client ended before its hello was whole
-	OutcomeBadProxyHeader         // a trusted network sent no PROXY header, or a broken one
-	OutcomeShutdown               // the agent stopped before the connection was routed
-	OutcomeInternal               // the machine failed, not the client
+	OutcomeRouted          Outcome = iota
+	OutcomeUnknownName             // no endpoint has the name
+	OutcomeNoSNI                   // a ClientHello without server_name
+	OutcomeMalformed               // a ClientHello that cannot be trusted to mean one thing
+	OutcomeNotTLS                  // the first bytes are no TLS handshake
+	OutcomeHelloTimeout            // the hello was not whole in time
+	OutcomeTooLarge                // the hello is over the limit
+	OutcomeHandshakeFailed         // TLS could not be agreed on with the client
+	OutcomeChallenge               // a certificate authority has seen that the name is served here
+	OutcomeOverLimit               // a limit on connections, rate or memory
+	OutcomeDialFailed              // no target could be connected to
+	OutcomeClientGone              // the client ended before its hello was whole
+	OutcomeBadProxyHeader          // a trusted network sent no PROXY header, or a broken one
+	OutcomeShutdown                // the agent stopped before the connection was routed
+	OutcomeInternal                // the machine failed, not the client
 	outcomes
 )
 
@@ -39,19 +41,21 @@ var outcomeTable = [outcomes]struct {
 	level slog.Level
 	alert byte // 0: there is none that fits, or nobody to read it
 }{
-	OutcomeRouted:         {"routed", slog.LevelInfo, 0},
-	OutcomeUnknownName:    {"unknown_name", slog.LevelInfo, alertUnrecognizedName},
-	OutcomeNoSNI:          {"no_sni", slog.LevelInfo, alertMissingExtension},
-	OutcomeMalformed:      {"malformed", slog.LevelInfo, alertDecodeError},
-	OutcomeNotTLS:         {"not_tls", slog.LevelInfo, 0},
-	OutcomeHelloTimeout:   {"hello_timeout", slog.LevelInfo, 0},
-	OutcomeTooLarge:       {"too_large", slog.LevelInfo, alertDecodeError},
-	OutcomeOverLimit:      {"over_limit", slog.LevelWarn, alertInternalError},
-	OutcomeDialFailed:     {"dial_failed", slog.LevelWarn, alertInternalError},
-	OutcomeClientGone:     {"client_gone", slog.LevelInfo, 0},
-	OutcomeBadProxyHeader: {"bad_proxy_header", slog.LevelWarn, 0},
-	OutcomeShutdown:       {"shutdown", slog.LevelInfo, 0},
-	OutcomeInternal:       {"internal", slog.LevelError, alertInternalError},
+	OutcomeRouted:          {"routed", slog.LevelInfo, 0},
+	OutcomeUnknownName:     {"unknown_name", slog.LevelInfo, alertUnrecognizedName},
+	OutcomeNoSNI:           {"no_sni", slog.LevelInfo, alertMissingExtension},
+	OutcomeMalformed:       {"malformed", slog.LevelInfo, alertDecodeError},
+	OutcomeNotTLS:          {"not_tls", slog.LevelInfo, 0},
+	OutcomeHelloTimeout:    {"hello_timeout", slog.LevelInfo, 0},
+	OutcomeTooLarge:        {"too_large", slog.LevelInfo, alertDecodeError},
+	OutcomeHandshakeFailed: {"handshake_failed", slog.LevelInfo, 0}, // TLS has said it
+	OutcomeChallenge:       {"acme_challenge", slog.LevelInfo, 0},
+	OutcomeOverLimit:       {"over_limit", slog.LevelWarn, alertInternalError},
+	OutcomeDialFailed:      {"dial_failed", slog.LevelWarn, alertInternalError},
+	OutcomeClientGone:      {"client_gone", slog.LevelInfo, 0},
+	OutcomeBadProxyHeader:  {"bad_proxy_header", slog.LevelWarn, 0},
+	OutcomeShutdown:        {"shutdown", slog.LevelInfo, 0},
+	OutcomeInternal:        {"internal", slog.LevelError, alertInternalError},
 }
 
 // String is the outcome's label in logs and metrics.
@@ -79,12 +83,14 @@ const (
 	EndDrain                // the agent stopped before the flow did
 	EndError                // the agent could not carry on
 	EndKilled               // by spliceway flows kill
+	EndTruncated            // one side's TLS ended without close_notify
+	EndTLSError             // one side broke the protocol, or said that the agent did
 	ends
 )
 
 // String is the end's label in logs and metrics.
 func (e End) String() string {
-	return [ends]string{"", "eof", "reset", "idle_timeout", "half_close_timeout", "drain", "error", "killed"}[e]
+	return [ends]string{"", "eof", "reset", "idle_timeout", "half_close_timeout", "drain", "error", "killed", "truncated", "tls_error"}[e]
 }
 
 // Side is who ended a routed flow: who closed first, or broke it.

@@ -28,6 +28,7 @@ type Record struct {
 	Attempts         int    // connects and look-ups that it took
 	Engine           string
 	EngineReason     string // why it is not a faster one
+	TLS              *TLS   // nil: it passed through
 
 	BytesIn, BytesOut int64 // client to upstream, upstream to client
 	// Of these bytes, what went from socket to socket, and how often that began or ended.
@@ -107,7 +108,7 @@ func (a *AccessLog) Write(r *Record) {
 	address(KeyListener, r.Listener)
 	text(KeySNI, r.SNI)
 	if len(r.ALPN) > 0 {
-		attrs = append(attrs, slog.Any(KeyALPN, protocols(r.ALPN)))
+		attrs = append(attrs, slog.Any(KeyALPN, shown(r.ALPN, maxLoggedALPN)))
 	}
 	text(KeyJA4, r.JA4)
 	if r.ECH {
@@ -134,7 +135,13 @@ func (a *AccessLog) Write(r *Record) {
 			attrs = append(attrs, slog.Float64(key, float64(v.Microseconds())/1000))
 		}
 	}
+	if r.TLS != nil {
+		attrs = r.TLS.attrs(attrs)
+	}
 	duration(KeyHello, r.Hello)
+	if r.TLS != nil {
+		duration(KeyHandshake, r.TLS.Handshake)
+	}
 	duration(KeyDial, r.Dial)
 	duration(KeyTotal, r.Total)
 	text(KeyOutcome, r.Outcome.String())
@@ -144,16 +151,16 @@ func (a *AccessLog) Write(r *Record) {
 	a.logger.LogAttrs(ctx, level, "connection", attrs...)
 }
 
-// protocols is what a line shows of an ALPN list; "..." stands for the rest.
-func protocols(alpn []string) []string {
-	shown := make([]string, 0, min(len(alpn), maxLoggedALPN+1))
-	for i, p := range alpn {
-		if i == maxLoggedALPN {
-			return append(shown, "...")
+// shown is what a line shows of a list that a client sent; "..." stands for the rest.
+func shown(list []string, limit int) []string {
+	out := make([]string, 0, min(len(list), limit+1))
+	for i, p := range list {
+		if i == limit {
+			return append(out, "...")
 		}
-		shown = append(shown, printable(p))
+		out = append(out, printable(p))
 	}
-	return shown
+	return out
 }
 
 // printable returns s with all but printable ASCII in Go's escapes: JSON lets DEL

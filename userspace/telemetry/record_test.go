@@ -86,7 +86,7 @@ func TestWhatClientsSendCannotForgeLines(t *testing.T) {
 func TestALongProtocolListIsCut(t *testing.T) {
 	for _, tt := range []struct{ offered, shown int }{{0, 0}, {1, 1}, {maxLoggedALPN, maxLoggedALPN}, {maxLoggedALPN + 1, maxLoggedALPN + 1}, {128, maxLoggedALPN + 1}} {
 		offered := slices.Repeat([]string{"h2"}, tt.offered)
-		got := protocols(offered)
+		got := shown(offered, maxLoggedALPN)
 		if len(got) != tt.shown {
 			t.Errorf("%d of %d protocols are shown, want %d", len(got), tt.offered, tt.shown)
 		}

@@ -8,18 +8,33 @@ import (
 	"time"
 
 	"github.com/spliceway/spliceway/userspace/sock"
+	"github.com/spliceway/spliceway/userspace/tlsconn"
 )
 
 // Dialed is a connection to a target.
 type Dialed struct {
 	// Conn is the caller's.
 	Conn *sock.Conn
+	// TLS is what Secure made of it.
+	TLS *tlsconn.Conn
 	// Target is host:port as configured, Addr where that led to.
 	Target string
 	Addr   netip.AddrPort
 	// Attempts is how many addresses and lookups it took, this one included.
 	Attempts int
 	*Lease
+}
+
+// Secure does a TLS handshake on a connection to a target, if the target wants one: nil
+// if not. It bounds its time itself, besides by ctx. When it fails the connection is
+// closed, and the attempt has failed as if there had been no connection: a
+// *HandshakeError says why.
+type Secure func(ctx context.Context, target Target, conn *sock.Conn) (*tlsconn.Conn, error)
+
+// established is a connection with what Secure made of it.
+type established struct {
+	conn *sock.Conn // nil: none
+	tls  *tlsconn.Conn
 }
 
 // Lease is a connection's place in the counts of its target.
@@ -45,6 +60,11 @@ func (l *Lease) Release() {
 // address, and until ctx ends. A host name counts as one target per attempt: one
 // address, or one of each family in a race (RFC 8305). The error is a *DialError.
 func (p *Pool) Connect(ctx context.Context, client netip.Addr) (*Dialed, error) {
+	return p.ConnectSecurely(ctx, client, nil)
+}
+
+// ConnectSecurely is Connect, with secure as a part of each attempt.
+func (p *Pool) ConnectSecurely(ctx context.Context, client netip.Addr, secure Secure) (*Dialed, error) {
 	var tries []try
 	for range p.retries + 1 {
 		p.mu.Lock()
@@ -64,10 +84,10 @@ func (p *Pool) Connect(ctx context.Context, client netip.Addr) (*Dialed, error) 
 			}
 		}
 		if first != nil {
-			var conn *sock.Conn
+			var e established
 			var a *address
-			if conn, a, tries = p.dialEither(ctx, first, second, tries); conn != nil {
-				return p.dialed(conn, a, len(tries)+1), nil
+			if e, a, tries = p.dialEither(ctx, first, second, secure, tries); e.conn != nil {
+				return p.dialed(e, a, len(tries)+1), nil
 			}
 		}
 
@@ -81,31 +101,38 @@ func (p *Pool) Connect(ctx context.Context, client netip.Addr) (*Dialed, error) 
 	return nil, p.dialError(tries)
 }
 
-func (p *Pool) dialed(conn *sock.Conn, a *address, attempts int) *Dialed {
+func (p *Pool) dialed(e established, a *address, attempts int) *Dialed {
 	p.mu.Lock()
 	a.active++
 	p.mu.Unlock()
-	return &Dialed{Conn: conn, Target: a.target.name, Addr: a.addr, Attempts: attempts, Lease: &Lease{p, a}}
+	return &Dialed{Conn: e.conn, TLS: e.tls, Target: a.target.name, Addr: a.addr, Attempts: attempts, Lease: &Lease{p, a}}
 }
 
 // dialEither dials one address, or races two. Failures go to tries.
-func (p *Pool) dialEither(ctx context.Context, first, second *address, tries []try) (*sock.Conn, *address, []try) {
+func (p *Pool) dialEither(ctx context.Context, first, second *address, secure Secure, tries []try) (established, *address, []try) {
 	if second != nil {
-		return p.race(ctx, first, second, tries)
+		return p.race(ctx, first, second, secure, tries)
 	}
-	conn, err := p.dial(ctx, first.addr)
+	e, err := p.dial(ctx, first, secure)
 	if err != nil {
-		return nil, nil, append(tries, p.dialFailed(ctx, first, err))
+		return established{}, nil, append(tries, p.dialFailed(ctx, first, err))
 	}
 	p.settle(first, worked, "")
-	return conn, first, tries
+	return e, first, tries
 }
 
-// dial makes one connection within the connect timeout.
-func (p *Pool) dial(ctx context.Context, addr netip.AddrPort) (*sock.Conn, error) {
-	ctx, cancel := p.bounded(ctx)
+// dial makes one connection within the connect timeout, and has it secured.
+func (p *Pool) dial(ctx context.Context, a *address, secure Secure) (e established, err error) {
+	bounded, cancel := p.bounded(ctx)
 	defer cancel()
-	return p.dialer.Dial(ctx, addr)
+	if e.conn, err = p.dialer.Dial(bounded, a.addr); err != nil || secure == nil {
+		return e, err
+	}
+	if e.tls, err = secure(ctx, a.target.spec, e.conn); err != nil {
+		_ = e.conn.CloseGracefully() // an alert may be on its way
+		return established{}, err
+	}
+	return e, nil
 }
 
 // bounded is ctx with the connect timeout.

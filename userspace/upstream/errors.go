@@ -33,6 +33,8 @@ const (
 	Resolve
 	// NoTarget is a pool in which every weight is 0.
 	NoTarget
+	// Handshake is TLS that could not be agreed on.
+	Handshake
 	// Canceled is the end of the caller's context, or of the dialer.
 	Canceled
 )
@@ -52,11 +54,26 @@ func (r Reason) String() string {
 		return "resolve"
 	case NoTarget:
 		return "no_target"
+	case Handshake:
+		return "tls_handshake"
 	case Canceled:
 		return "canceled"
 	}
 	return "other"
 }
+
+// HandshakeError is why Secure failed.
+type HandshakeError struct {
+	// Reason is a word, Text what there is to say besides.
+	Reason, Text string
+	Err          error
+}
+
+// Error is "reason: text".
+func (e *HandshakeError) Error() string { return e.Reason + ": " + e.Text }
+
+// Unwrap is crypto/tls's error, or the socket's.
+func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // DialError is every error of Connect.
 type DialError struct {
@@ -110,9 +127,9 @@ func (a Attempt) String() string {
 	}
 	s += ": " + a.Reason.String()
 	switch a.Reason {
-	case Other, Unreachable, Resolve:
+	case Other, Unreachable, Resolve, Handshake:
 		cause := a.Err
-		if errno := unix.Errno(0); errors.As(a.Err, &errno) {
+		if errno := unix.Errno(0); a.Reason != Handshake && errors.As(a.Err, &errno) {
 			cause = errno // the address has been said
 		}
 		s += ": " + cause.Error()
@@ -123,6 +140,9 @@ func (a Attempt) String() string {
 // reasonOf sorts the error of a connect made under ctx, which may have had less
 // time than ctx has.
 func reasonOf(ctx context.Context, err error) Reason {
+	if h := (*HandshakeError)(nil); errors.As(err, &h) && ctx.Err() == nil {
+		return Handshake
+	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		switch errno {

@@ -82,6 +82,7 @@ type Pool struct {
 // target is a Target at work.
 type target struct {
 	name   string // host:port as configured
+	spec   Target
 	weight int
 	seed   uint64 // of name, for SourceHash
 	port   uint16
@@ -104,6 +105,7 @@ func New(spec Spec, opts Options) *Pool {
 	for i, from := range spec.Targets {
 		t := &p.targets[i]
 		t.name = net.JoinHostPort(from.Host, strconv.Itoa(int(from.Port)))
+		t.spec = from
 		t.weight, t.port, t.seed = from.Weight, from.Port, seed(t.name)
 		if ip, err := netip.ParseAddr(from.Host); err == nil {
 			t.addrs = []*address{{target: t, addr: netip.AddrPortFrom(ip.Unmap(), from.Port)}}

@@ -5,8 +5,6 @@ package upstream
 import (
 	"context"
 	"time"
-
-	"github.com/spliceway/spliceway/userspace/sock"
 )
 
 // headStart is the time that the first family has for itself: the Connection
@@ -16,20 +14,20 @@ const headStart = 250 * time.Millisecond
 // raced is the end of one connect of a race.
 type raced struct {
 	addr *address
-	conn *sock.Conn
-	err  error
+	established
+	err error
 }
 
 // race connects to first, and to second when first has failed or had its head
 // start. The first to connect wins; the other one is closed before race returns.
-func (p *Pool) race(ctx context.Context, first, second *address, tries []try) (*sock.Conn, *address, []try) {
+func (p *Pool) race(ctx context.Context, first, second *address, secure Secure, tries []try) (established, *address, []try) {
 	racing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ends := make(chan raced)
 	start := func(a *address) {
 		go func() {
-			conn, err := p.dial(racing, a.addr)
-			ends <- raced{a, conn, err}
+			e, err := p.dial(racing, a, secure)
+			ends <- raced{a, e, err}
 		}()
 	}
 	timer := time.NewTimer(headStart)
@@ -51,7 +49,7 @@ func (p *Pool) race(ctx context.Context, first, second *address, tries []try) (*
 					p.settle(waiting, inconclusive, "")
 				}
 				p.settle(end.addr, worked, "")
-				return end.conn, end.addr, tries
+				return end.established, end.addr, tries
 			}
 			tries = append(tries, p.dialFailed(ctx, end.addr, end.err))
 		}
@@ -63,7 +61,7 @@ func (p *Pool) race(ctx context.Context, first, second *address, tries []try) (*
 	if waiting != nil {
 		p.settle(waiting, inconclusive, "")
 	}
-	return nil, nil, tries
+	return established{}, nil, tries
 }
 
 // lost settles and closes who came second. To lose despite the head start is a

@@ -38,6 +38,8 @@ type Target struct {
 	Port uint16
 	// Weight is the target's share. 0: no new connections.
 	Weight int
+	// TLS is for Secure: that the target wants it.
+	TLS bool
 }
 
 // CheckSpec describes the active check of every address. The zero value is none.

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package splice
+
+import (
+	"errors"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/userspace/sock"
+	"github.com/spliceway/spliceway/userspace/telemetry"
+)
+
+// Flows whose bytes are read and written through TLS on one side, or on both, are like
+// the others but for what is here.
+
+const (
+	// relayScratch is a burst of such flows: four of the largest records.
+	relayScratch = 4 * maxPlaintext
+	maxPlaintext = 16 << 10 // RFC 8446, section 5.1
+)
+
+// decrypt fills b, record by record, as far as they are there. An error comes when
+// the bytes before it have been passed on: it comes again.
+func (d *direction) decrypt(l Layer, b []byte) (n int, err error) {
+	for len(b)-n >= maxPlaintext {
+		m, err := l.Read(b[n:])
+		n += m
+		switch {
+		case err == nil:
+		case n > 0:
+			if errors.Is(err, unix.EAGAIN) {
+				d.readable = false
+			}
+			return n, nil
+		case errors.Is(err, io.EOF):
+			return 0, nil
+		default:
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
+// send gives b to side s: to its socket, as much as that takes, or to its TLS, which
+// takes all.
+func (f *flow) send(s, fd int, b []byte) (int, error) {
+	l := f.tls[s]
+	if l == nil {
+		return sock.Send(fd, b, 0)
+	}
+	if err := l.Write(b); err != nil {
+		return 0, err
+	}
+	if l.Pending() > 0 {
+		f.dir[1-s].writable = false
+	}
+	return len(b), nil
+}
+
+// flushRecords sends the records that direction i's target did not take. False: it
+// takes no more for now, or never again.
+func (f *flow) flushRecords(i int, d *direction) bool {
+	l := f.tls[1-i]
+	if l.Pending() == 0 {
+		return true
+	}
+	if !d.writable {
+		return false
+	}
+	err := l.Flush()
+	switch {
+	case err == nil:
+		f.last = f.w.clock()
+		return true
+	case errors.Is(err, unix.EAGAIN):
+		d.writable = false
+	default:
+		f.broken(1-i, err)
+		f.giveUp(d)
+	}
+	return false
+}
+
+// sayGoodbye sends close_notify in direction i. False: not all of it is sent yet.
+func (f *flow) sayGoodbye(i int, d *direction) bool {
+	l := f.tls[1-i]
+	if !d.said {
+		d.said = true
+		_ = l.CloseWrite() // a socket that is broken tells that elsewhere, too
+	}
+	if l.Pending() > 0 {
+		d.writable = false
+		return false
+	}
+	return true
+}
+
+// brokenEnd is how a flow ends whose side dead is broken.
+func (f *flow) brokenEnd() telemetry.End {
+	errno := unix.Errno(0)
+	switch l := f.tls[f.dead]; {
+	case l == nil || errors.As(f.err, &errno):
+		return telemetry.EndReset
+	case l.Truncated(f.err):
+		return telemetry.EndTruncated
+	}
+	return telemetry.EndTLSError
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tlsconn
+
+import (
+	"bytes"
+	"crypto/tls"
+	"reflect"
+	"sync"
+	"unsafe"
+)
+
+// crypto/tls reads records into a buffer of its own (tls.Conn's field rawInput), which
+// grows to a few records and stays as long as the connection: for idle connections that
+// is most of what they cost. Here it is lent one while it reads, large enough for
+// several records in one recv(2), and given none in between. That is a look behind the
+// library's back, so it is done only if the field is what it is known to be; else
+// connections are dearer, and just as right.
+
+// rawSize is the lent buffer's: bytes.Buffer goes on without allocating as long as
+// twice the largest record (RFC 5246, section 6.2.3: 16 KiB and 2048 bytes) fits.
+const rawSize = 64 << 10
+
+var raws = sync.Pool{New: func() any { b := make([]byte, rawSize); return &b }}
+
+// rawInputAt is the field's offset; known: it is there, and of that type.
+var rawInputAt, rawInputKnown = func() (uintptr, bool) {
+	f, ok := reflect.TypeFor[tls.Conn]().FieldByName("rawInput")
+	return f.Offset, ok && f.Type == reflect.TypeFor[bytes.Buffer]()
+}()
+
+func (c *Conn) rawInput() *bytes.Buffer {
+	return (*bytes.Buffer)(unsafe.Add(unsafe.Pointer(c.tls), rawInputAt))
+}
+
+// lend gives the connection a buffer that begins with what it had.
+func (c *Conn) lend() {
+	if c.raw != nil || !rawInputKnown {
+		return
+	}
+	had := c.partial
+	if had == nil {
+		had = c.rawInput().Bytes() // the first time: what the handshake left
+	}
+	c.raw = raws.Get().(*[]byte)
+	*c.rawInput() = *bytes.NewBuffer(append((*c.raw)[:0], had...))
+	c.partial = nil
+}
+
+// Park says that Read will not be called for a while: the connection keeps the bytes
+// that it has, encrypted ones, and no room for more. Read passes on all that it
+// decrypts, so that nothing else is in the buffer.
+func (c *Conn) Park() {
+	if c.raw == nil {
+		return
+	}
+	b := c.rawInput()
+	if b.Len() > 0 {
+		c.partial = bytes.Clone(b.Bytes())
+	}
+	*b = bytes.Buffer{}
+	raws.Put(c.raw)
+	c.raw = nil
+}
