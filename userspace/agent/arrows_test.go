@@ -27,7 +27,7 @@ var arrows = map[string]struct {
 	"userspace/telemetry":   {nil, "words and metrics, for everyone"},
 	"userspace/certificate": {nil, "files in, certificates out"},
 	"userspace/acme":        {[]string{"userspace/certificate"}, "obtains certificates; tells of them as certificate does"},
-	"userspace/terminate":   {[]string{"userspace/telemetry"}, "how handshakes are to be done, and why they fail; is given certificates"},
+	"userspace/terminate":   {[]string{"userspace/certificate", "userspace/telemetry"}, "how handshakes are to be done, and why they fail; is given certificates"},
 	"userspace/admin":       {nil, "is given handlers"},
 	"userspace/control":     {[]string{"userspace/splice"}, "is given what it serves"},
 	"userspace/upstream":    {[]string{"userspace/sock", "userspace/tlsconn"}, "dials; tells its observer, counts nothing itself"},

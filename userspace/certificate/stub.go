@@ -4,6 +4,7 @@ package certificate
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -21,6 +22,10 @@ type Options struct {
 	HTTPClient *http.Client
 	Now        func() time.Time
 }
+
+// ErrNoneSupported is a client that takes none of the certificates.
+var ErrNoneSupported = errors.New("the client takes none of the certificates")
+
 type Set struct{ c []tls.Certificate }
 
 func NewSet(sources []Source, opts Options) (*Set, error) {

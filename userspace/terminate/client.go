@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package terminate
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ClientOptions of NewClient.
+type ClientOptions struct {
+	CAFile     string // PEM; empty: the system's CAs
+	ServerName string // empty: the target's host
+	// CertFile and KeyFile are PEM; KeyFile empty: the key is in CertFile; both empty:
+	// no certificate.
+	CertFile, KeyFile  string
+	MinVersion         uint16 // 0: TLS 1.2
+	InsecureSkipVerify bool
+	Where              string // place in the configuration, for errors
+}
+
+// Client is how handshakes with an endpoint's upstreams are done. Safe for concurrent
+// use.
+type Client struct {
+	o ClientOptions
+
+	mu          sync.Mutex
+	files       contents
+	roots       *x509.CertPool // nil: the system's
+	certificate *tls.Certificate
+	configs     map[[2]string]*tls.Config // by host and ALPN protocol
+}
+
+// sessionsKept is how many sessions with upstreams are remembered for each name.
+const sessionsKept = 64
+
+// NewClient reads the files.
+func NewClient(o ClientOptions) (*Client, error) {
+	if o.MinVersion == 0 {
+		o.MinVersion = tls.VersionTLS12
+	}
+	if o.CertFile != "" && o.KeyFile == "" {
+		o.KeyFile = o.CertFile
+	}
+	c := &Client{o: o}
+	return c, c.Reload()
+}
+
+// Files are what Reload reads.
+func (c *Client) Files() []string {
+	files := slices.DeleteFunc([]string{c.o.CAFile, c.o.CertFile, c.o.KeyFile}, func(f string) bool { return f == "" })
+	return slices.Compact(files)
+}
+
+// Reload reads the files again. If they are broken, what was there stays.
+func (c *Client) Reload() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	files, same, err := c.files.read(c.Files())
+	if err != nil {
+		return at(c.o.Where, err)
+	}
+	if same && c.configs != nil {
+		return nil
+	}
+	var roots *x509.CertPool
+	if c.o.CAFile != "" {
+		list, err := parseCertificates(c.o.CAFile, files[c.o.CAFile])
+		if err != nil {
+			return at(c.o.Where, err)
+		}
+		roots = x509.NewCertPool()
+		for _, ca := range list {
+			roots.AddCert(ca)
+		}
+	}
+	var own *tls.Certificate
+	if c.o.CertFile != "" {
+		pair, err := tls.X509KeyPair(files[c.o.CertFile], files[c.o.KeyFile])
+		if err != nil {
+			return at(c.o.Where, fmt.Errorf("certificate %s with key %s: %w", c.o.CertFile, c.o.KeyFile, err))
+		}
+		own = &pair
+	}
+	// Sessions go, too: they were made with who is not trusted any more.
+	c.files, c.roots, c.certificate, c.configs = files, roots, own, make(map[[2]string]*tls.Config)
+	return nil
+}
+
+// Config is for a handshake with a target, whose host is a DNS name or an IP address;
+// alpn is the one protocol that is offered, or empty. It must not be changed.
+func (c *Client) Config(host, alpn string) *tls.Config {
+	if c.o.ServerName != "" {
+		host = c.o.ServerName
+	}
+	host = strings.TrimSuffix(host, ".")
+	key := [2]string{host, alpn}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cfg := c.configs[key]; cfg != nil {
+		return cfg
+	}
+	cfg := &tls.Config{
+		ServerName: host, RootCAs: c.roots, MinVersion: c.o.MinVersion, InsecureSkipVerify: c.o.InsecureSkipVerify,
+		ClientSessionCache: tls.NewLRUClientSessionCache(sessionsKept),
+	}
+	if alpn != "" {
+		cfg.NextProtos = []string{alpn}
+	}
+	if own := c.certificate; own != nil {
+		// Whatever authorities the server names: there is no other one to show.
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
+	}
+	c.configs[key] = cfg
+	return cfg
+}
+
+// Warnings are what is odd, though it works.
+func (c *Client) Warnings() []string {
+	var all []string
+	if c.o.InsecureSkipVerify {
+		all = append(all, "upstream.tls.insecureSkipVerify: whoever answers for the upstream is taken for it")
+	}
+	if c.o.KeyFile != "" {
+		if w := readableByOthers(c.o.KeyFile); w != "" {
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// Expiry is the end of the client's own certificate; false: it has none.
+func (c *Client) Expiry() (notAfter time.Time, file string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.certificate == nil || c.certificate.Leaf == nil {
+		return time.Time{}, "", false
+	}
+	return c.certificate.Leaf.NotAfter, c.o.CertFile, true
+}
