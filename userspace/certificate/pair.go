@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certificate
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// pair is a certificate with its key.
+type pair struct {
+	origin   string // the certificate's file
+	keyFile  string
+	sum      [sha256.Size]byte // of the files' content
+	bare     *tls.Certificate  // without a staple
+	staple   atomic.Pointer[staple]
+	fetch    bool // staples are asked for
+	ocspFile string
+	odd      []string // warnings of the staple's file
+}
+
+// certificate is what a handshake shows.
+func (p *pair) certificate(now func() time.Time) *tls.Certificate {
+	if s := p.staple.Load(); s != nil && now().Before(s.until) {
+		return s.certificate
+	}
+	return p.bare
+}
+
+func (p *pair) leaf() *x509.Certificate { return p.bare.Leaf }
+
+// issuer is the next certificate of the chain; nil: there is none.
+func (p *pair) issuer() *x509.Certificate {
+	if len(p.bare.Certificate) < 2 {
+		return nil
+	}
+	c, err := x509.ParseCertificate(p.bare.Certificate[1])
+	if err != nil {
+		return nil
+	}
+	return c
+}
+
+// maxFile is the largest file that is read, in bytes.
+const maxFile = 16 << 20
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	case len(b) > maxFile:
+		return nil, fmt.Errorf("read %s: larger than %d bytes; is it the right file?", path, maxFile)
+	}
+	return b, nil
+}
+
+// loadPair reads a certificate's file and its key's. old is returned where nothing has
+// changed.
+func loadPair(s *Source, old *pair, now time.Time) (*pair, error) {
+	keyFile := s.KeyFile
+	if keyFile == "" {
+		keyFile = s.CertFile
+	}
+	certData, err := readFile(s.CertFile)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	keyData, err := readFile(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	var ocspData []byte
+	if s.OCSPFile != "" {
+		if ocspData, err = readFile(s.OCSPFile); err != nil {
+			return nil, fmt.Errorf("OCSP response: %w", err)
+		}
+	}
+	sum := sha256.Sum256(bytes.Join([][]byte{certData, keyData, ocspData}, []byte{0}))
+	if old != nil && old.sum == sum {
+		return old, nil
+	}
+	certs, err := parse(certData)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.CertFile, err)
+	}
+	keys, err := parse(keyData)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", keyFile, err)
+	case len(certs.chain) == 0:
+		return nil, fmt.Errorf("%s: found no certificate in it", s.CertFile)
+	case len(keys.keys) == 0:
+		return nil, fmt.Errorf("%s: found no private key in it", keyFile)
+	}
+	p, err := newPair(s.CertFile, keyFile, certs.chain, keys.keys)
+	if err != nil {
+		return nil, err
+	}
+	p.sum, p.fetch, p.ocspFile = sum, s.FetchOCSP, s.OCSPFile
+	if s.OCSPFile != "" {
+		if st, err := p.newStaple(ocspData, now); err != nil {
+			p.odd = append(p.odd, fmt.Sprintf("%s: the OCSP response is not stapled: %v", s.OCSPFile, err))
+		} else {
+			p.staple.Store(st)
+		}
+	}
+	return p, nil
+}
+
+func newPair(origin, keyFile string, chain []*x509.Certificate, keys []crypto.Signer) (*pair, error) {
+	leaf := chain[0]
+	at := slices.IndexFunc(keys, func(k crypto.Signer) bool { return fits(k, leaf) })
+	if at < 0 {
+		for i, c := range chain[1:] {
+			if slices.ContainsFunc(keys, func(k crypto.Signer) bool { return fits(k, c) }) {
+				return nil, fmt.Errorf("%s: the private key in %s is that of certificate %d: the certificate itself comes first, then those between it and the root", origin, keyFile, i+2)
+			}
+		}
+		return nil, fmt.Errorf("%s: the private key in %s is that of another certificate", origin, keyFile)
+	}
+	c := &tls.Certificate{PrivateKey: keys[at], Leaf: leaf}
+	for _, link := range chain {
+		c.Certificate = append(c.Certificate, link.Raw)
+	}
+	return &pair{origin: origin, keyFile: keyFile, bare: c}, nil
+}
+
+// loadDirectory reads every pair in a directory. Broken ones are told of, and do not
+// stop the others. old are the pairs of the last time, by origin.
+func loadDirectory(s *Source, old map[string]*pair) (pairs []*pair, errs []error) {
+	entries, err := os.ReadDir(s.Directory)
+	if err != nil {
+		return nil, []error{fmt.Errorf("certificates: %w", err)}
+	}
+	type file struct {
+		path string
+		data []byte
+		parsed
+	}
+	var files []file
+	for _, e := range entries {
+		path := filepath.Join(s.Directory, e.Name())
+		if info, err := os.Stat(path); strings.HasPrefix(e.Name(), ".") || err != nil || info.IsDir() {
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		data, err := readFile(path)
+		if err == nil {
+			if !bytes.Contains(data, []byte("-----BEGIN")) && old[path] == nil {
+				continue // a README, a CRL
+			}
+			f := file{path: path, data: data}
+			if f.parsed, err = parse(data); err == nil {
+				files = append(files, f)
+				continue
+			}
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+		errs = append(errs, err)
+	}
+	byLeaf := make(map[string]*pair)
+	for _, f := range files {
+		if len(f.chain) == 0 || f.chain[0].IsCA {
+			continue
+		}
+		var p *pair
+		for _, k := range files {
+			if slices.ContainsFunc(k.keys, func(key crypto.Signer) bool { return fits(key, f.chain[0]) }) {
+				sum := sha256.Sum256(bytes.Join([][]byte{f.data, k.data}, []byte{0}))
+				if p = old[f.path]; p == nil || p.sum != sum {
+					p, _ = newPair(f.path, k.path, f.chain, k.keys) // it fits
+					p.sum, p.fetch = sum, s.FetchOCSP
+				}
+				break
+			}
+		}
+		if p == nil {
+			errs = append(errs, fmt.Errorf("%s: there is no private key for this certificate in %s", f.path, s.Directory))
+			continue
+		}
+		// cert.pem and fullchain.pem: the one with the chain.
+		leaf := string(f.chain[0].Raw)
+		if other := byLeaf[leaf]; other == nil {
+			pairs = append(pairs, p)
+			byLeaf[leaf] = p
+		} else if len(p.bare.Certificate) > len(other.bare.Certificate) {
+			pairs[slices.Index(pairs, other)] = p
+			byLeaf[leaf] = p
+		}
+	}
+	if len(pairs) == 0 {
+		errs = append(errs, fmt.Errorf("%s: found no certificate with its private key in this directory", s.Directory))
+	}
+	return pairs, errs
+}
+
+// warnings are what is odd about a pair, though it works.
+func (p *pair) warnings(now time.Time) []string {
+	all := slices.Clone(p.odd)
+	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if info, err := os.Stat(p.keyFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		say("%s: the private key may be read by every user of this host (mode %04o): chmod o-rwx", p.keyFile, info.Mode().Perm())
+	}
+	leaf := p.leaf()
+	if now.Before(leaf.NotBefore) {
+		say("%s: the certificate is not valid before %s", p.origin, leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
+		say("%s: the certificate has no subject alternative name: clients look at nothing else", p.origin)
+	}
+	child := leaf
+	for i, der := range p.bare.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil || !bytes.Equal(child.RawIssuer, c.RawSubject) {
+			say("%s: certificate %d is not the issuer of the one before it: clients may not find the way to the root", p.origin, i+2)
+			break
+		}
+		child = c
+	}
+	if mustStaple(leaf) && p.staple.Load() == nil && !p.fetch {
+		say("%s: the certificate says that an OCSP response must be stapled, and there is none: clients may refuse it; set ocspFile, or ocsp: fetch", p.origin)
+	}
+	if p.fetch && p.issuer() == nil {
+		say("%s: OCSP responses cannot be asked for: the issuer's certificate is not in the file", p.origin)
+	} else if p.fetch && len(leaf.OCSPServer) == 0 {
+		say("%s: OCSP responses cannot be asked for: the certificate names no responder", p.origin)
+	}
+	return all
+}
+
+func (p *pair) info() Info {
+	leaf := p.leaf()
+	i := Info{
+		Origin: p.origin, Names: slices.Clone(leaf.DNSNames),
+		Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16),
+		KeyType: keyType(leaf), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+	}
+	for _, ip := range leaf.IPAddresses {
+		i.Names = append(i.Names, ip.String())
+	}
+	return i
+}
