@@ -322,7 +322,8 @@ func (f *flow) settleReset() (next time.Duration) {
 	limit := f.deadSince + lingerReset
 	now := f.w.clock()
 	if now >= limit || f.bothDead || f.dir[f.dead].closed && sock.Pending(f.fds[1-f.dead]) == 0 {
-		f.finish(f.brokenEnd(), f.side(f.dead), true)
+		end, by := f.brokenEnd()
+		f.finish(end, by, true)
 		return 0
 	}
 	if f.dir[f.dead].closed {

@@ -97,14 +97,19 @@ func (f *flow) sayGoodbye(i int, d *direction) bool {
 	return true
 }
 
-// brokenEnd is how a flow ends whose side dead is broken.
-func (f *flow) brokenEnd() telemetry.End {
+// brokenEnd is how a flow ends whose side dead is broken, and who ended it.
+func (f *flow) brokenEnd() (telemetry.End, telemetry.Side) {
 	errno := unix.Errno(0)
 	switch l := f.tls[f.dead]; {
 	case l == nil || errors.As(f.err, &errno):
-		return telemetry.EndReset
+		return telemetry.EndReset, f.side(f.dead)
+	case l.Truncated(f.err) && f.dir[1-f.dead].said:
+		// It was told goodbye and left without a word: many clients do, and nothing
+		// is missing of what they were told. The other side is reset all the same,
+		// since something may be missing of what they said.
+		return telemetry.EndEOF, f.side(f.first)
 	case l.Truncated(f.err):
-		return telemetry.EndTruncated
+		return telemetry.EndTruncated, f.side(f.dead)
 	}
-	return telemetry.EndTLSError
+	return telemetry.EndTLSError, f.side(f.dead)
 }
