@@ -37,6 +37,11 @@ type bed struct {
 
 func newBed(t testing.TB) *bed {
 	t.Helper()
+	return newBedWith(t, SplicerOptions{Workers: 2})
+}
+
+func newBedWith(t testing.TB, opts SplicerOptions) *bed {
+	t.Helper()
 	p, err := sock.NewPoller()
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +50,7 @@ func newBed(t testing.TB) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSplicer(SplicerOptions{Workers: 2})
+	s, err := NewSplicer(opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,3 +62,18 @@ func (c *Conn) Park() {
 	raws.Put(c.raw)
 	c.raw = nil
 }
+
+// LendsBuffers tells whether crypto/tls is as it is known here.
+func LendsBuffers() bool { return rawInputKnown }
+
+// Held is how many bytes of buffers the connection has while Read is not called.
+func (c *Conn) Held() int {
+	if !rawInputKnown {
+		return 0
+	}
+	held := c.rawInput().Cap() + cap(c.partial)
+	if c.raw != nil {
+		held += len(*c.raw)
+	}
+	return held
+}
