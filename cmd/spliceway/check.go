@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/spliceway/spliceway/userspace/agent"
 	"github.com/spliceway/spliceway/userspace/config"
 )
 
@@ -14,8 +15,8 @@ type checkCmd struct {
 
 func (checkCmd) Help() string {
 	return `Each mistake is a line FILE:LINE:COLUMN: KEY: what is wrong; all of them are
-printed. Nothing is started, opened or resolved. Exit status 1 if a file has
-mistakes.`
+printed. Certificates, keys and lists that it names are read, too. Nothing is
+started, listened on or resolved. Exit status 1 if something is wrong.`
 }
 
 // Run is the command.
@@ -23,6 +24,15 @@ func (c checkCmd) Run(e env) error {
 	failed := false
 	for _, file := range c.Files {
 		cfg, err := config.Load(file)
+		if err != nil {
+			failed = true
+			fmt.Fprintln(e.stderr, err)
+			continue
+		}
+		warnings, err := agent.CheckFiles(cfg)
+		for _, w := range warnings {
+			fmt.Fprintln(e.stderr, "warning:", w)
+		}
 		if err != nil {
 			failed = true
 			fmt.Fprintln(e.stderr, err)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type acmeSite struct {
 	pebble *testenv.Pebble
 	roots  *x509.CertPool
 	cache  string
+	caFile string // outlives the authority
 }
 
 // newACMESite has the authority on the second backend host.
@@ -37,6 +39,14 @@ func newACMESite(t *testing.T, tlsPort, httpPort uint16) *acmeSite {
 	if s.roots, err = s.pebble.Roots(short(t)); err != nil {
 		t.Fatal(err)
 	}
+	ca, err := os.ReadFile(s.pebble.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.caFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := testenv.WriteFile(s.caFile, ca); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
@@ -44,7 +54,7 @@ func newACMESite(t *testing.T, tlsPort, httpPort uint16) *acmeSite {
 // of acme.
 func (s *acmeSite) config(upstream netip.AddrPort, more string) string {
 	return fmt.Sprintf("acme: {directoryURL: %q, acceptTerms: true, email: ops@shop.test, cache: %q, caFile: %q%s}\nendpoints:\n",
-		s.pebble.DirectoryURL, s.cache, s.pebble.CAFile, more) +
+		s.pebble.DirectoryURL, s.cache, s.caFile, more) +
 		endpoint("shop", sni("shop.test"), upstream, "tlsTermination: {acme: true}")
 }
 
