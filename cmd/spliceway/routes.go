@@ -30,12 +30,16 @@ type routeLine struct {
 	URL      string   `json:"url"`
 	ALPN     []string `json:"alpn,omitempty"`
 	Endpoint string   `json:"endpoint"`
+	TLS      string   `json:"tls"` // passthrough or terminate
 	Targets  []string `json:"targets"`
 	Source   string   `json:"source"`
 }
 
 func lineOf(e *config.Endpoint) routeLine {
-	l := routeLine{URL: fmt.Sprintf("tls://%s:%d", e.ServerName, e.Port), ALPN: e.ALPN, Endpoint: e.Name, Source: e.Pos.String()}
+	l := routeLine{URL: fmt.Sprintf("tls://%s:%d", e.ServerName, e.Port), ALPN: e.ALPN, Endpoint: e.Name, TLS: "passthrough", Source: e.Pos.String()}
+	if e.TLSTermination != nil {
+		l.TLS = "terminate"
+	}
 	for _, t := range e.Upstream.All {
 		target := t.URL
 		if t.Weight != 1 {
@@ -71,13 +75,13 @@ func (c routesListCmd) Run(e env) error {
 			Fallback map[string]string `json:"fallback"`
 		}{lines, byOutcome})
 	}
-	t := newTable(e.stdout, "URL", "ALPN", "Endpoint", "Targets", "Source")
+	t := newTable(e.stdout, "URL", "ALPN", "Endpoint", "TLS", "Targets", "Source")
 	for _, l := range lines {
-		t.AppendRow(table.Row{l.URL, strings.Join(l.ALPN, ","), l.Endpoint, strings.Join(l.Targets, "\n"), l.Source})
+		t.AppendRow(table.Row{l.URL, strings.Join(l.ALPN, ","), l.Endpoint, l.TLS, strings.Join(l.Targets, "\n"), l.Source})
 	}
 	for _, f := range fallbacks {
 		if f.Endpoint != "" {
-			t.AppendRow(table.Row{"(" + f.Outcome + ")", "", f.Endpoint, "", "fallback." + f.Outcome})
+			t.AppendRow(table.Row{"(" + f.Outcome + ")", "", f.Endpoint, "", "", "fallback." + f.Outcome})
 		}
 	}
 	t.Render()

@@ -91,6 +91,11 @@ func TestStopCutsWhoHasJustDialled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = engine.Close() }()
+	relay, err := splice.NewSplicer(splice.SplicerOptions{Workers: 1, Relay: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = relay.Close() }()
 	backend, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +111,7 @@ func TestStopCutsWhoHasJustDialled(t *testing.T) {
 	pool := upstream.New(upstream.Spec{Targets: []upstream.Target{{Host: to.Addr().String(), Port: to.Port(), Weight: 1}}}, upstream.Options{Dialer: dialer})
 	logger, metrics := slog.New(slog.DiscardHandler), telemetry.New(telemetry.BuildInfo{})
 	a := &agent{
-		logger: logger, metrics: metrics, poller: p, engines: engines{splice: engine},
+		logger: logger, metrics: metrics, poller: p, engines: engines{splice: engine, relay: relay},
 		config: &config.Config{Timeouts: config.Timeouts{Drain: time.Hour}},
 		server: proxy.NewServer(&proxy.Snapshot{
 			Table: table, HelloTimeout: patience, MaxHello: 64 << 10, MaxHelloMemory: 1 << 20,

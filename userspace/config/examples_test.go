@@ -82,6 +82,8 @@ func keysOfType(keys map[string]bool, prefix string, t reflect.Type) {
 	switch {
 	case t.Kind() == reflect.Slice:
 		keysOfType(keys, prefix+"[]", t.Elem())
+	case t.Kind() == reflect.Pointer:
+		keysOfType(keys, prefix, t.Elem())
 	case t.Kind() == reflect.Struct && t.PkgPath() == reflect.TypeFor[Config]().PkgPath():
 		for i := range t.NumField() {
 			if tag := t.Field(i).Tag.Get("yaml"); tag != "-" {
@@ -98,16 +100,22 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := Parse("minimal.yaml", []byte(`
+	want, err := Parse(filepath.Join(examples, "minimal.yaml"), []byte(`
 endpoints:
 - {name: reference, url: tls://reference.example.com, upstream: {url: "tls://10.0.0.1:443"}}
+- name: terminated
+  url: tls://terminated.example.com
+  tlsTermination:
+    certificates: [{certFile: tls/terminated.crt, keyFile: tls/terminated.key}, {directory: tls/more.d}]
+    mutualTLS: {caFiles: [tls/clients-ca.pem]}
+  upstream: {url: "tls://10.0.0.3:8443", tls: {}}
 - {name: several-targets, url: tls://several-targets.example.com, upstream: {targets: [{url: "tls://10.0.0.2:443"}]}}
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got, compare,
-		cmpopts.IgnoreFields(Endpoint{}, "Pos"), cmpopts.IgnoreFields(Admin{}, "AddressSet")); diff != "" {
+		cmpopts.IgnoreTypes(Position{}), cmpopts.IgnoreFields(Admin{}, "AddressSet")); diff != "" {
 		t.Errorf("reference.yaml (-defaults +file):\n%s", diff)
 	}
 }
