@@ -15,7 +15,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel lint generate check-generated fuzz bench bench-relay clean
+.PHONY: help build demo test test-kernel lint generate check-generated fuzz bench bench-relay bench-terminate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: ## benchmarks of the hot paths in the process (route table, parser, dial)
 
 bench-relay: build ## the engines against a direct connection and HAProxy (root; HAPROXY=/path, BENCHFLAGS="-quick")
 	$(GO) run ./testenv/bench $(BENCHFLAGS)
+
+bench-terminate: build ## TLS termination against nginx (stream module) and HAProxy (root; BENCHFLAGS="-quick")
+	$(GO) run ./testenv/bench -terminate $(BENCHFLAGS)
 
 clean: ## remove what was built
 	rm -rf bin

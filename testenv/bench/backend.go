@@ -124,11 +124,11 @@ func backend(c *net.TCPConn, service string) {
 			}
 		}
 	case "echo":
-		echoes(c)
+		echoes(c, messageSize)
 	case "blocking":
 		if fd, err := blockingCopy(c); err == nil {
 			defer fd.Close()
-			echoes(fd)
+			echoes(fd, messageSize)
 		}
 	default: // a session
 		if _, err := c.Write(make([]byte, answerSize)); err == nil {
@@ -137,8 +137,8 @@ func backend(c *net.TCPConn, service string) {
 	}
 }
 
-func echoes(c io.ReadWriter) {
-	for buf := make([]byte, messageSize); ; {
+func echoes(c io.ReadWriter, size int) {
+	for buf := make([]byte, size); ; {
 		n, err := c.Read(buf)
 		if err != nil {
 			return

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -21,18 +22,19 @@ import (
 // bed is a network with a subject in its gateway and the backend's services.
 type bed struct {
 	place
-	layout    layout
-	subject   subject
-	process   *testenv.Process // nil: direct
-	host      *testenv.Process // the backend as a process of its own; nil: it is this one
-	dir       string
-	mounted   string  // a bpffs below dir; empty: none
-	idleBusy  float64 // CPU seconds per second that are not the work's, set before it
-	listeners []net.Listener
-	hello     map[string][]byte // by service
-	authority *testenv.CA       // of the service "tls"
-	next      int
-	opened    atomic.Int64 // connections that got an answer
+	layout      layout
+	subject     subject
+	process     *testenv.Process // nil: direct
+	host        *testenv.Process // the backend as a process of its own; nil: it is this one
+	dir         string
+	mounted     string  // a bpffs below dir; empty: none
+	idleBusy    float64 // CPU seconds per second that are not the work's, set before it
+	listeners   []net.Listener
+	hello       map[string][]byte // by service
+	authority   *testenv.CA       // of the service "tls", and of a terminating subject
+	certificate tls.Certificate   // of a terminating subject
+	next        int
+	opened      atomic.Int64 // connections that got an answer
 }
 
 const (
@@ -55,6 +57,9 @@ func newBed(ctx context.Context, s subject, l layout) (b *bed, err error) {
 	serve := b.serve
 	if l.sameHost() {
 		serve = func() error { return b.serveHost(ctx) }
+	}
+	if l.terminates() {
+		serve = b.serveTLS
 	}
 	if err := serve(); err != nil {
 		return b, err
@@ -81,6 +86,12 @@ func (b *bed) start(ctx context.Context) (err error) {
 		if err := b.process.WaitListening(ctx, gatewayPort); err != nil {
 			return fmt.Errorf("%w (-subjects leaves a subject out)", err)
 		}
+	}
+	if b.layout.terminates() {
+		if err := b.tryTLS(ctx); err != nil {
+			return fmt.Errorf("%w%s", err, b.output())
+		}
+		return nil
 	}
 	c, err := b.dial(ctx, b.first, 0)
 	if err != nil {

@@ -25,6 +25,13 @@ func (h *haproxy) name() string {
 }
 
 func (h *haproxy) command(b *bed) (testenv.ProcessOptions, error) {
+	if b.layout.terminates() {
+		conf, err := h.terminate(b)
+		if err != nil {
+			return testenv.ProcessOptions{}, err
+		}
+		return h.run(b, conf)
+	}
 	var conf bytes.Buffer
 	fmt.Fprintf(&conf, "global\n maxconn %d\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n", h.flows)
 	if h.splice {
@@ -37,8 +44,12 @@ func (h *haproxy) command(b *bed) (testenv.ProcessOptions, error) {
 	for name, port := range b.services {
 		fmt.Fprintf(&conf, "backend %s\n server s %s:%d\n", name, b.backendIP, port)
 	}
+	return h.run(b, conf.Bytes())
+}
+
+func (h *haproxy) run(b *bed, conf []byte) (testenv.ProcessOptions, error) {
 	file := filepath.Join(b.dir, "haproxy.cfg")
-	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(file, conf, 0o600); err != nil {
 		return testenv.ProcessOptions{}, err
 	}
 	return testenv.ProcessOptions{Path: h.path, Args: []string{"-f", file, "-db"}}, nil

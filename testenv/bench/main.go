@@ -12,11 +12,16 @@
 // With -same-host client and backend are two processes of the gateway's own host:
 // beside it on its loopback device, or each in a namespace of its own, like pods.
 // There the agent with its short cut from socket to socket is a subject, too.
+//
+// With -terminate the subjects end the clients' TLS, and the ratios are to nginx
+// (stream module) beside HAProxy and the agent: full and resumed handshakes, bulk,
+// round trips, memory. CPU is then that of the subject's processes alone.
 package main
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -30,6 +35,8 @@ import (
 
 type options struct {
 	agent, haproxy string
+	nginx          string
+	terminate      bool
 	subjects, only string
 	rounds         int
 	duration       time.Duration
@@ -44,6 +51,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.agent, "spliceway", "bin/spliceway", "the agent to measure")
 	flag.StringVar(&o.haproxy, "haproxy", os.Getenv("HAPROXY"), "HAProxy to compare with; default: the one in PATH, if any")
+	flag.StringVar(&o.nginx, "nginx", "", "nginx to compare with by -terminate; default: the one in PATH, if any")
 	flag.StringVar(&o.subjects, "subjects", "", "who is measured, of "+strings.Join(subjectKeys(), ",")+"; default: all, HAProxy if there is one")
 	flag.StringVar(&o.only, "only", "", "only work whose name has this in it")
 	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds; medians are printed")
@@ -51,6 +59,7 @@ func main() {
 	flag.IntVar(&o.idle, "idle", 5000, "idle flows whose memory is measured")
 	flag.BoolVar(&o.quick, "quick", false, "one short round: does it all run? The figures are worth little")
 	flag.BoolVar(&o.sameHost, "same-host", false, "measure flows between two processes of the gateway's own host")
+	flag.BoolVar(&o.terminate, "terminate", false, "measure TLS termination, against nginx and HAProxy")
 	flag.StringVar(&o.backend, "backend", "", "for -same-host's own use: be the backend process at this address and port")
 	flag.StringVar(&o.json, "json", "", "also write every sample to this file")
 	flag.Parse()
@@ -75,7 +84,14 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	if o.rounds < 1 || o.idle < 1 || o.duration <= 0 {
 		return fmt.Errorf("-rounds %d, -idle %d, -duration %s: each must be more than 0", o.rounds, o.idle, o.duration)
 	}
-	subjects, err := chooseSubjects(o)
+	if o.terminate && o.sameHost {
+		return errors.New("-terminate and -same-host: one at a time")
+	}
+	choose := chooseSubjects
+	if o.terminate {
+		choose = terminateSubjects
+	}
+	subjects, err := choose(o)
 	if err != nil {
 		return err
 	}

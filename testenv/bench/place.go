@@ -20,11 +20,19 @@ const (
 	loopback
 	// namespaces: three processes in namespaces of their own, like pods.
 	namespaces
+	// terminating is routed, but the subject ends the client's TLS, without session
+	// tickets; resuming: with them.
+	terminating
+	resuming
 )
 
-func (l layout) sameHost() bool { return l != routed }
+func (l layout) sameHost() bool { return l == loopback || l == namespaces }
 
-func (l layout) String() string { return [...]string{"routed", "loopback", "namespaces"}[l] }
+func (l layout) terminates() bool { return l == terminating || l == resuming }
+
+func (l layout) String() string {
+	return [...]string{"routed", "loopback", "namespaces", "terminating", "resuming"}[l]
+}
 
 // clientAddresses: ports in TIME_WAIT make one address slow to dial from.
 const clientAddresses = 16
@@ -52,6 +60,9 @@ func (p *place) build(l layout) error {
 	p.services, p.first = services, "echo"
 	if l.sameHost() {
 		p.services, p.first = hostServices, "host"
+	}
+	if l.terminates() {
+		p.services = map[string]uint16{tlsService: 21003}
 	}
 	if l == loopback {
 		return p.buildLoopback()

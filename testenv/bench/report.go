@@ -50,6 +50,19 @@ func (r *results) write(file string) error {
 	return nil
 }
 
+// baseOf is whom the others are set against: the direct connection, or who comes first
+// where there is none, because TLS is terminated.
+func baseOf(todo []work, subjects []subject) subject {
+	if terminates(todo) {
+		return subjects[0]
+	}
+	return direct{}
+}
+
+func terminates(todo []work) bool {
+	return slices.ContainsFunc(todo, func(w work) bool { return w.layout.terminates() })
+}
+
 // values are a figure's, by round.
 func (r *results) values(w work, s subject, f figure) map[int]float64 {
 	v := make(map[int]float64)
@@ -65,6 +78,7 @@ func (r *results) values(w work, s subject, f figure) map[int]float64 {
 }
 
 func (r *results) report(out io.Writer, todo []work, subjects []subject) {
+	reference := baseOf(todo, subjects)
 	fmt.Fprint(out, "| |")
 	for _, s := range subjects {
 		fmt.Fprintf(out, " %s |", s.name())
@@ -73,10 +87,10 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 	for _, w := range todo {
 		fmt.Fprintf(out, "| **%s** |%s\n", w.name, strings.Repeat(" |", len(subjects)))
 		for _, f := range w.figures {
-			base := r.values(w, direct{}, f)
+			base := r.values(w, reference, f)
 			fmt.Fprintf(out, "| %s |", f.name)
 			for _, s := range subjects {
-				if s == (direct{}) {
+				if s == reference {
 					fmt.Fprintf(out, " %s |", f.cell(base, nil))
 				} else {
 					fmt.Fprintf(out, " %s |", f.cell(r.values(w, s, f), base))
@@ -85,11 +99,13 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 			fmt.Fprintln(out)
 		}
 	}
-	fmt.Fprint(out, "\n", legend)
-	if slices.ContainsFunc(todo, func(w work) bool { return w.layout.sameHost() }) {
-		fmt.Fprint(out, hostLegend)
-	} else {
-		fmt.Fprint(out, relayLegend)
+	switch {
+	case terminates(todo):
+		fmt.Fprintf(out, "\n"+tlsLegend, reference.name())
+	case slices.ContainsFunc(todo, func(w work) bool { return w.layout.sameHost() }):
+		fmt.Fprint(out, "\n", legend, hostLegend)
+	default:
+		fmt.Fprint(out, "\n", legend, relayLegend)
 	}
 	r.engineShares(out, subjects)
 	r.shortcutBytes(out, todo)
@@ -99,6 +115,17 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 const legend = `- A cell is the median of the rounds; behind it, the median of the ratios (x) or differences (+) to *direct* in the same round; in brackets
   the least and the greatest round, of the ratios or differences where there are any.
 - CPU is that of the whole system, client and backend included, less the least that the machine has been seen to use between measurements.
+`
+
+const tlsLegend = `- A cell is the median of the rounds; behind it, the median of the ratios (x) to *%s* in the same round; in brackets the least and the
+  greatest round, of the ratios where there are any.
+- CPU is user and system time of the gateway's processes alone (/proc/PID/stat, all workers), not of client and backend. What softirqs do for packets is charged to
+  whom they interrupt, for every gateway alike.
+- Everybody: TLS 1.3, TLS_AES_128_GCM_SHA256, the same ECDSA P-256 certificate, a plain TCP backend, two workers or threads, no access log. Of every connection the
+  client has checked the version, the suite, the key exchange, and whether a session was resumed. Session tickets are off, except for resumed handshakes.
+- A handshake is one of a whole connection: TCP and TLS handshake, a dial to the backend, 1 byte to it, 200 bytes from it, its end. Client and backend share the
+  machine's processors with the gateway: what comes out per second says less than what a gateway's CPU second does.
+- Memory is the PSS of the gateway's processes, less what it was before the first flow; what the kernel holds for the two sockets of a flow is the same for all.
 `
 
 const relayLegend = `- Memory: the process is its PSS; a socket is what the kernel's slabs hold for one with empty buffers, its inode and its file; a BPF map is

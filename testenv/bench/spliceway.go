@@ -41,8 +41,11 @@ func (s *spliceway) name() string {
 func (s *spliceway) command(b *bed) (testenv.ProcessOptions, error) {
 	var conf bytes.Buffer
 	engine, sockmap := s.engine, "off"
-	if s.engine == shortcut {
+	switch s.engine {
+	case shortcut:
 		engine, sockmap = "auto", "on"
+	case relay:
+		engine = "auto"
 	}
 	fmt.Fprintf(&conf, "engine: %s\nsockmap: %s\nlisten: [%q]\nlog: {access: %t}\nadmin: {address: %q}\n",
 		engine, sockmap, b.gatewayIP, b.layout.sameHost(), adminAddress)
@@ -54,11 +57,23 @@ func (s *spliceway) command(b *bed) (testenv.ProcessOptions, error) {
 		fmt.Fprintf(&conf, "bpffs: %q\n", pins)
 	}
 	fmt.Fprintln(&conf, "endpoints:")
+	if b.layout.terminates() {
+		endpoint, err := s.terminate(b)
+		if err != nil {
+			return testenv.ProcessOptions{}, err
+		}
+		conf.Write(endpoint)
+		return s.run(b, conf.Bytes())
+	}
 	for name, port := range b.services {
 		fmt.Fprintf(&conf, "- name: %s\n  url: tls://%s:%d\n  upstream: {url: \"tcp://%s:%d\"}\n", name, sni(name), gatewayPort, b.backendIP, port)
 	}
+	return s.run(b, conf.Bytes())
+}
+
+func (s *spliceway) run(b *bed, conf []byte) (testenv.ProcessOptions, error) {
 	file := filepath.Join(b.dir, "spliceway.yaml")
-	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(file, conf, 0o600); err != nil {
 		return testenv.ProcessOptions{}, err
 	}
 	return testenv.ProcessOptions{Path: s.path, Args: []string{"run", "--config", file}}, nil

@@ -43,6 +43,8 @@ func works(o options) []work {
 	all := relayWorks
 	if o.sameHost {
 		all = hostWorks
+	} else if o.terminate {
+		all = terminateWorks
 	}
 	return slices.DeleteFunc(all(o), func(w work) bool { return !strings.Contains(w.name, o.only) })
 }
