@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -287,7 +288,9 @@ func (s *termSite) tool(t *testing.T, stdin string, name string, args ...string)
 	if err != nil {
 		t.Fatalf("%s is not here: install the packages of .ci/run", name)
 	}
-	cmd := exec.CommandContext(short(t), path, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out

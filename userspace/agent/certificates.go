@@ -23,10 +23,11 @@ import (
 // tlsState is what endpoints that terminate TLS share, from one configuration to the
 // next.
 type tlsState struct {
-	acme   *acme.Manager    // nil: no endpoint has wanted it
-	stop   func()           // ends what acme needs
-	watch  *filesWatch      // nil: there is nothing to watch
-	warned map[expiring]int // the lowest threshold, in days, that was told
+	acme   *acme.Manager          // nil: no endpoint has wanted it
+	stop   func()                 // ends what acme needs
+	watch  *filesWatch            // nil: there is nothing to watch
+	warned map[expiring]int       // the lowest threshold, in days, that was told
+	odd    map[refresher][]string // the warnings that were told
 	// ballast is never touched, and so takes no memory; to the garbage collector it is
 	// a part of the heap, which may grow by as much again before it is looked at. Without
 	// it a burst of handshakes, each of which leaves some tens of kilobytes, has an agent
@@ -125,15 +126,41 @@ func (a *agent) certificatesApplied(cfg *config.Config, gen, old *generation, si
 			a.warnOfFiles(name, t.refreshers())
 		}
 	}
+	for r := range a.tls.odd {
+		if !gen.has(r) {
+			delete(a.tls.odd, r)
+		}
+	}
 	a.watchFiles(gen, since)
 	a.lookAtExpiry()
 }
 
-func (a *agent) warnOfFiles(endpoint string, of []refresher) {
-	for _, r := range of {
-		for _, w := range r.Warnings() {
-			a.logger.Warn(w, "endpoint", endpoint)
+// has tells whether r is of the generation.
+func (g *generation) has(r refresher) bool {
+	if r == refresher(g.tickets) {
+		return true
+	}
+	for _, t := range g.terminations {
+		if slices.Contains(t.refreshers(), r) {
+			return true
 		}
+	}
+	return false
+}
+
+// warnOfFiles tells what is odd, once for as long as it lasts.
+func (a *agent) warnOfFiles(endpoint string, of []refresher) {
+	if a.tls.odd == nil {
+		a.tls.odd = make(map[refresher][]string)
+	}
+	for _, r := range of {
+		now := r.Warnings()
+		for _, w := range now {
+			if !slices.Contains(a.tls.odd[r], w) {
+				a.logger.Warn(w, "endpoint", endpoint)
+			}
+		}
+		a.tls.odd[r] = now
 	}
 }
 
@@ -191,18 +218,13 @@ func (a *agent) reloadCertificates(why string) {
 }
 
 func (a *agent) refresh(endpoint, why string, r refresher) {
-	before := r.Warnings()
 	if err := r.Reload(); err != nil {
 		for _, e := range separate(err) {
 			a.metrics.CertificatesLoaded(false)
 			a.logger.Error("certificate refused: what was there before goes on", "endpoint", endpoint, "reason", why, "error", e.Error())
 		}
 	}
-	for _, w := range r.Warnings() {
-		if !slices.Contains(before, w) {
-			a.logger.Warn(w, "endpoint", endpoint)
-		}
-	}
+	a.warnOfFiles(endpoint, []refresher{r})
 }
 
 // about is what the log says of a certificate.
