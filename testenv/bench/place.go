@@ -26,7 +26,7 @@ const (
 	resuming
 )
 
-func (l layout) sameHost() bool { return l == loopback || l == namespaces }
+func (l layout) sameHost() bool { return l != routed && !l.terminates() }
 
 func (l layout) terminates() bool { return l == terminating || l == resuming }
 

@@ -126,6 +126,7 @@ const tlsLegend = `- A cell is the median of the rounds; behind it, the median o
 - A handshake is one of a whole connection: TCP and TLS handshake, a dial to the backend, 1 byte to it, 200 bytes from it, its end. Client and backend share the
   machine's processors with the gateway: what comes out per second says less than what a gateway's CPU second does.
 - Memory is the PSS of the gateway's processes, less what it was before the first flow; what the kernel holds for the two sockets of a flow is the same for all.
+  What a gateway sets aside once, by its first flows, is in it: the fewer flows, the more of it falls to each.
 `
 
 const relayLegend = `- Memory: the process is its PSS; a socket is what the kernel's slabs hold for one with empty buffers, its inode and its file; a BPF map is

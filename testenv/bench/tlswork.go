@@ -172,7 +172,7 @@ func (b *bed) idleTLS(ctx context.Context, flows, moved int) ([]float64, error) 
 	if err != nil {
 		return nil, err
 	}
-	conns, err := b.dialAllTLS(ctx, askEcho, flows, time.Minute)
+	conns, err := b.dialAllTLS(ctx, askEcho, flows, 5*time.Minute)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spliceway/spliceway/testenv"
+)
+
+func TestCheckHandshake(t *testing.T) {
+	good := tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tlsSuite, CurveID: tls.X25519}
+	if err := checkHandshake(good, tls.X25519); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*tls.ConnectionState){
+		"version":      func(s *tls.ConnectionState) { s.Version = tls.VersionTLS12 },
+		"suite":        func(s *tls.ConnectionState) { s.CipherSuite = tls.TLS_AES_256_GCM_SHA384 },
+		"key exchange": func(s *tls.ConnectionState) { s.CurveID = tls.X25519MLKEM768 },
+	} {
+		bad := good
+		change(&bad)
+		if checkHandshake(bad, tls.X25519) == nil {
+			t.Errorf("another %s passes for the one that is measured", name)
+		}
+	}
+}
+
+func TestTerminateSubjects(t *testing.T) {
+	here := "/proc/self/exe"
+	t.Setenv("PATH", t.TempDir()) // neither nginx nor HAProxy
+	for _, tt := range []struct {
+		name string
+		o    options
+		want []string // none: an error
+	}{
+		{"what is not there is left out", options{}, []string{"spliceway relay"}},
+		{"what is named", options{nginx: here, haproxy: here}, []string{"nginx", "HAProxy", "spliceway relay"}},
+		{"one of them", options{haproxy: here}, []string{"HAProxy", "spliceway relay"}},
+		{"named and not there", options{nginx: "/no/such/nginx"}, nil},
+		{"-subjects", options{subjects: "direct"}, nil},
+	} {
+		subjects, err := terminateSubjects(tt.o)
+		var got []string
+		for _, s := range subjects {
+			got = append(got, s.name())
+		}
+		if (err != nil) != (tt.want == nil) || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+// TestConfigurationsWithAndWithoutTickets: a full handshake must not be a resumed one
+// by a subject's default, nor the other way round.
+func TestConfigurationsWithAndWithoutTickets(t *testing.T) {
+	authority, err := testenv.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := authority.Certificate(sni(tlsService))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []layout{terminating, resuming} {
+		address := netip.MustParseAddr("192.0.2.1")
+		b := &bed{layout: l, dir: t.TempDir(), certificate: certificate,
+			place: place{gatewayIP: address, backendIP: address, services: map[string]uint16{tlsService: 1}}}
+		off := map[string]string{"HAProxy": " no-tls-tickets\n", "spliceway relay": "sessionTickets: false\n"}
+		for name, terminate := range map[string]func(*bed) ([]byte, error){
+			"HAProxy":         (&haproxy{flows: 1}).terminate,
+			"spliceway relay": (&spliceway{}).terminate,
+		} {
+			conf, err := terminate(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(string(conf), off[name]); got != (l == terminating) {
+				t.Errorf("%s, %s: tickets are off: %t, in:\n%s", l, name, got, conf)
+			}
+		}
+	}
+}
+
+func TestReportOfTermination(t *testing.T) {
+	peer, agent := &nginx{}, &spliceway{engine: relay}
+	r := results{Samples: []sample{
+		{Subject: "nginx", Work: "bulk", Figures: map[string]float64{"CPU": 4}},
+		{Subject: "spliceway relay", Work: "bulk", Figures: map[string]float64{"CPU": 3}, Connections: 2, Engines: map[string]int64{relay: 2}},
+	}}
+	todo := []work{{name: "bulk", layout: terminating, figures: []figure{{"CPU", 1, ratio}}}}
+	var out bytes.Buffer
+	r.report(&out, todo, []subject{peer, agent})
+	for _, want := range []string{
+		"| CPU | 4.0 | 3.0, x0.75 |\n",
+		"ratios (x) to *nginx* in the same round",
+		"- spliceway relay: 100.00 % of 2 connections ended as ones of engine relay.\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in:\n%s", want, &out)
+		}
+	}
+	if strings.Contains(out.String(), legend) {
+		t.Error("the legend of the relay's figures is there: it says that CPU is the whole system's")
+	}
+}
+
+// TestGatewayProcesses: the work of nginx is its workers', which are children.
+func TestGatewayProcesses(t *testing.T) {
+	shell, err := testenv.StartProcess(testenv.ProcessOptions{Path: "/bin/sh", Args: []string{"-c", "trap 'kill $!' TERM; sleep 60 & echo $!; wait"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	defer func() { _ = shell.Stop(ctx) }()
+	child, err := shell.WaitLine(ctx, func(string) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids, err := (&bed{process: shell}).gatewayProcesses()
+	if want := fmt.Sprintf("[%d %s]", shell.Pid(), child); err != nil || fmt.Sprint(pids) != want {
+		t.Errorf("%v, %v; want %s", pids, err, want)
+	}
+}
