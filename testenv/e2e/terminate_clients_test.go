@@ -42,6 +42,30 @@ func echoes(t *testing.T, h *testenv.Host) netip.AddrPort {
 	return at
 }
 
+// welcomes is an HTTP server of one answer.
+func welcomes(t *testing.T, h *testenv.Host) netip.AddrPort {
+	t.Helper()
+	l, at := listenOn(t, h)
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_ = c.SetDeadline(time.Now().Add(patience))
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\nwelcome")
+				_ = c.Close()
+			}()
+		}
+	}()
+	return at
+}
+
 // echoed sends a word through the flow and has it back.
 func (r *run) echoed(c *tls.Conn) error {
 	if _, err := c.Write([]byte("word")); err != nil {
@@ -306,21 +330,7 @@ func (s *termSite) tool(t *testing.T, stdin string, name string, args ...string)
 func TestOtherClients(t *testing.T) {
 	testenv.CheckLeaks(t)
 	s := newTermSite(t, testenv.NetworkOptions{})
-	l, at := listenOn(t, s.Backends[0])
-	go func() { // an HTTP server of one answer
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				b := make([]byte, 4096)
-				_, _ = c.Read(b)
-				_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\nwelcome")
-				_ = c.Close()
-			}()
-		}
-	}()
+	at := welcomes(t, s.Backends[0])
 	entries := make([]string, 2)
 	entries[0], _ = s.pair("ec", testenv.Leaf{Names: []string{"shop.test"}})
 	entries[1], _ = s.pair("rsa", testenv.Leaf{Names: []string{"shop.test"}, RSA: true})
