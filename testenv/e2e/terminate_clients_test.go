@@ -328,6 +328,7 @@ func (s *termSite) tool(t *testing.T, stdin string, name string, args ...string)
 }
 
 func TestOtherClients(t *testing.T) {
+	ofSplice(t, "terminated flows have the engine relay")
 	testenv.CheckLeaks(t)
 	s := newTermSite(t, testenv.NetworkOptions{})
 	at := welcomes(t, s.Backends[0])

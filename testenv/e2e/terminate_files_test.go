@@ -39,6 +39,7 @@ func (r *run) shown(s *termSite, name string) (serial string, err error) {
 // TestCertificatesAreExchangedUnderLoad a hundred times, by the watch and by SIGHUP: no
 // handshake fails, and the new certificate is what is shown.
 func TestCertificatesAreExchangedUnderLoad(t *testing.T) {
+	ofSplice(t, "terminated flows have the engine relay")
 	testenv.CheckLeaks(t)
 	s := newTermSite(t, testenv.NetworkOptions{})
 	r := start(t, s.Network, "endpoints:\n"+s.terminating("shop", tcp(echoes(t, s.Backends[0]))))
@@ -213,6 +214,7 @@ type scanned struct{ ID, Severity, Finding string }
 
 // TestScan has testssl.sh look at the default settings.
 func TestScan(t *testing.T) {
+	ofSplice(t, "terminated flows have the engine relay")
 	testenv.CheckLeaks(t)
 	s := newTermSite(t, testenv.NetworkOptions{})
 	long := testenv.Leaf{Names: []string{"shop.test"}, NotAfter: time.Now().Add(90 * 24 * time.Hour), OCSPServer: "http://ocsp.test/"}

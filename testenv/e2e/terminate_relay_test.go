@@ -22,6 +22,7 @@ import (
 // upstream, with either version.
 func terminatedKinds(t *testing.T, o testenv.NetworkOptions, more string, run func(t *testing.T, s *termSite, r *run, l *net.TCPListener, client, server *tls.Config)) {
 	t.Helper()
+	ofSplice(t, "terminated flows have the engine relay")
 	for _, secure := range []bool{false, true} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			scheme := map[bool]string{false: "tcp", true: "tls"}[secure]
