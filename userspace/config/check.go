@@ -121,7 +121,11 @@ func (r *report) fallback(p *path, f *Fallback, names map[string]int, endpoints 
 		{"noSNI", f.NoSNI},
 		{"notTLS", f.NotTLS},
 	} {
-		if _, ok := names[one.name]; ok || one.name == "" {
+		i, ok := names[one.name]
+		if ok && one.key == "notTLS" && endpoints[i].TLSTermination != nil {
+			r.wrong(p.key(one.key), "%s terminates TLS, and what comes here is none", quote(one.name))
+		}
+		if ok || one.name == "" {
 			continue
 		}
 		meant := didYouMean(one.name, func(yield func(string) bool) {

@@ -23,6 +23,12 @@ var curves = []tls.CurveID{tls.X25519MLKEM768, tls.SecP256r1MLKEM768, tls.SecP38
 func (r *report) termination(p *path, ep *Endpoint) {
 	t := ep.TLSTermination
 	t.Pos = r.at(p)
+	if ep.Engine != "" {
+		r.wrong(p.parent.key("engine"), "engines are for TLS that passes through: this endpoint terminates it")
+	}
+	if ep.Sockmap != "" {
+		r.wrong(p.parent.key("sockmap"), "sockmap is for TLS that passes through: this endpoint terminates it")
+	}
 	switch {
 	case t.ACME && len(t.Certificates) > 0:
 		r.wrong(p.key("acme"), "certificates and acme are both there, expected one of them")
