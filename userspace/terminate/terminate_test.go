@@ -32,13 +32,12 @@ func (o one) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return o.cert
 
 // pki is what the tests' certificates are of.
 type pki struct {
-	t       *testing.T
-	dir     string
-	ca      *testenv.CA
-	server  tls.Certificate
-	client  tls.Certificate
-	caFile  string
-	crlFile string
+	t      *testing.T
+	dir    string
+	ca     *testenv.CA
+	server tls.Certificate
+	client tls.Certificate
+	caFile string
 }
 
 func newPKI(t *testing.T) *pki {
