@@ -257,3 +257,24 @@ func engineOfLine() string {
 	}
 	return engine
 }
+
+// TestTerminatedBehindAProxy: the PROXY header comes before the hello, and says who the
+// client is.
+func TestTerminatedBehindAProxy(t *testing.T) {
+	testenv.CheckLeaks(t)
+	s := newTermSite(t, testenv.NetworkOptions{})
+	r := start(t, s.Network, "endpoints:\n"+s.terminating("shop", tcp(echoes(t, s.Backends[0])))+"proxyProtocol: {from: [10.0.0.0/8]}\n")
+	raw := r.dial(s.Clients[0])
+	_ = raw.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(raw, fmt.Sprintf("PROXY TCP4 192.0.2.7 192.0.2.1 1234 %d\r\n", gatewayPort)); err != nil {
+		t.Fatal(err)
+	}
+	c := tls.Client(raw, s.config("shop"))
+	if err := r.echoed(c); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	r.line(func(m map[string]any) bool {
+		return m["client"] == "192.0.2.7:1234" && m["via"] == raw.LocalAddr().String() && m["engine"] == "relay" && m["end"] == "eof"
+	})
+}

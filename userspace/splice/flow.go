@@ -98,7 +98,7 @@ func (f *flow) move(i int, scratch []byte) (more bool) {
 			f.passEOF(i, d, dst)
 			return false
 		}
-		if !d.readable || f.tls[i] != nil && f.tls[i].Flooded() {
+		if !d.readable || f.tls[i] != nil && f.tls[i].Flooded() && !f.relieve(i) {
 			return false
 		}
 		if left <= 0 {

@@ -83,6 +83,21 @@ func (f *flow) flushRecords(i int, d *direction) bool {
 	return false
 }
 
+// relieve sends what the source of direction i was answered, so that more may be read of
+// it. False: it takes no more for now.
+func (f *flow) relieve(i int) bool {
+	back := &f.dir[1-i]
+	if !back.writable {
+		return false
+	}
+	if err := f.tls[i].Flush(); errors.Is(err, unix.EAGAIN) {
+		back.writable = false
+	} else if err != nil {
+		f.broken(i, err)
+	}
+	return !f.tls[i].Flooded()
+}
+
 // sayGoodbye sends close_notify in direction i. False: not all of it is sent yet.
 func (f *flow) sayGoodbye(i int, d *direction) bool {
 	l := f.tls[1-i]

@@ -504,3 +504,57 @@ func TestRelayAgainstAModel(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// flooded is a Layer whose peer was answered too much, until the second Flush.
+type flooded struct {
+	flushes int
+	text    []byte
+}
+
+func (l *flooded) Detach(int) {}
+func (l *flooded) Park()      {}
+func (l *flooded) Read(b []byte) (int, error) {
+	if len(l.text) == 0 {
+		return 0, unix.EAGAIN
+	}
+	n := copy(b, l.text)
+	l.text = l.text[n:]
+	return n, nil
+}
+func (l *flooded) Write([]byte) error   { return nil }
+func (l *flooded) CloseWrite() error    { return nil }
+func (l *flooded) Truncated(error) bool { return false }
+func (l *flooded) Flooded() bool        { return l.flushes < 2 }
+func (l *flooded) Pending() int {
+	if l.Flooded() {
+		return 1
+	}
+	return 0
+}
+func (l *flooded) Flush() error {
+	if l.flushes++; l.flushes < 2 {
+		return unix.EAGAIN
+	}
+	return nil
+}
+
+// TestAFloodThatEndsIsReadOn: what makes room for answers comes as an event of the other
+// direction.
+func TestAFloodThatEndsIsReadOn(t *testing.T) {
+	b := newBed(t)
+	s, step := stepped(t)
+	_, c := b.leg()
+	backend, u := b.leg()
+	l := &flooded{text: []byte("read on")}
+	f := Flow{Client: c, Upstream: u}
+	f.TLS[In] = l
+	s.Start(f)
+	if l.flushes != 1 || len(l.text) == 0 {
+		t.Fatalf("%d flushes, %q is unread", l.flushes, l.text)
+	}
+	step() // there is room to write
+	got := make([]byte, 7)
+	if _, err := io.ReadFull(backend, got); err != nil || string(got) != "read on" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
