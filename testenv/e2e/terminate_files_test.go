@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ocsp"
 	"golang.org/x/sys/unix"
 
 	"github.com/spliceway/spliceway/testenv"
@@ -254,5 +255,30 @@ func TestScan(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(out)
+	}
+}
+
+// TestAStapleFromAFileIsShown to a client that asks for it.
+func TestAStapleFromAFileIsShown(t *testing.T) {
+	testenv.CheckLeaks(t)
+	s := newTermSite(t, testenv.NetworkOptions{})
+	c := s.issue(testenv.Leaf{Names: []string{"shop.test"}})
+	ca, key := s.ca.Signer()
+	c.Certificate = append(c.Certificate, ca.Raw)
+	certFile, keyFile, err := testenv.WritePair(s.dir, "shop", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ocsp.CreateResponse(ca, ca, ocsp.Response{Status: ocsp.Good, SerialNumber: c.Leaf.SerialNumber, ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, s.Network, fmt.Sprintf("endpoints:\n- {name: shop, url: %q, tlsTermination: {certificates: [{certFile: %q, keyFile: %q, ocspFile: %q}]}, upstream: %s}\n",
+		sni("shop.test"), certFile, keyFile, s.file("shop.ocsp", der), tcp(welcomes(t, s.Backends[0]))))
+	out := s.tool(t, "GET / HTTP/1.0\r\n\r\n", "openssl", "s_client", "-connect", r.gateway().String(), "-servername", "shop.test", "-CAfile", s.caFile, "-status", "-ign_eof")
+	for _, want := range []string{"OCSP Response Status: successful", "Cert Status: good", "welcome"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
 	}
 }
