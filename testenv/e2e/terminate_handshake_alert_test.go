@@ -75,20 +75,13 @@ func TestAlertsByNumber(t *testing.T) {
 		t.Run(tt.endpoint+strings.ReplaceAll(fmt.Sprint(tt.args), s.dir, ""), func(t *testing.T) {
 			r := *r
 			r.t = t
-			before, seen := r.failures(tt.endpoint, tt.label), len(r.failed())
+			before, seen := r.failures(tt.endpoint, tt.label), len(r.lines("handshake_failed"))
 			out := s.tool(t, "GET / HTTP/1.0\r\n\r\n", "openssl", append([]string{
 				"s_client", "-connect", r.gateway().String(), "-servername", tt.endpoint + ".test", "-CAfile", s.caFile, "-ign_eof"}, tt.args...)...)
 			if want := fmt.Sprintf("SSL alert number %d\n", tt.alert); !strings.Contains(out, want) {
 				t.Errorf("%q is not in\n%s", want, out)
 			}
-			var lines []map[string]any
-			if err := testenv.Poll(short(t), func() (bool, error) {
-				lines = r.failed()[seen:]
-				return len(lines) > 0, nil
-			}); err != nil {
-				t.Fatalf("no line: %v", err)
-			}
-			line := lines[0]
+			line := r.nextLine("handshake_failed", seen)
 			label, _ := line["handshake_failure"].(string)
 			if line["endpoint"] != tt.endpoint || !strings.Contains(" "+tt.label+" ", " "+label+" ") || line["reason"] == "" || line["reason"] == nil {
 				t.Errorf("the line says %v, want %s with a reason", line, tt.label)
@@ -100,16 +93,29 @@ func TestAlertsByNumber(t *testing.T) {
 	}
 }
 
-// failed are the lines of handshakes that failed, so far.
-func (r *run) failed() []map[string]any {
+// lines are those of connections, so far, with the outcome.
+func (r *run) lines(outcome string) []map[string]any {
 	var all []map[string]any
 	for _, l := range r.Log().Lines() {
 		var m map[string]any
-		if json.Unmarshal([]byte(l), &m) == nil && m["outcome"] == "handshake_failed" {
+		if json.Unmarshal([]byte(l), &m) == nil && m["msg"] == "connection" && m["outcome"] == outcome {
 			all = append(all, m)
 		}
 	}
 	return all
+}
+
+// nextLine waits for one more than there were.
+func (r *run) nextLine(outcome string, were int) map[string]any {
+	r.t.Helper()
+	var all []map[string]any
+	if err := testenv.Poll(short(r.t), func() (bool, error) {
+		all = r.lines(outcome)
+		return len(all) > were, nil
+	}); err != nil {
+		r.t.Fatalf("no line %q: %v", outcome, err)
+	}
+	return all[were]
 }
 
 // failures is the metric of the endpoint's clients for the labels, separated by spaces.
