@@ -7,7 +7,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +58,49 @@ func TestTerminateSubjects(t *testing.T) {
 		}
 		if (err != nil) != (tt.want == nil) || !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+// TestOfferedSessions: what a subject sends after the handshake is work of the
+// handshake, which nobody sees who does not ask for it.
+func TestOfferedSessions(t *testing.T) {
+	authority, err := testenv.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := authority.Certificate(sni(tlsService))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, off := range []bool{false, true} {
+		config := (&bed{authority: authority}).tlsClient(tls.X25519)
+		near, far := net.Pipe()
+		go func() {
+			s := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certificate}, SessionTicketsDisabled: off})
+			_, _ = s.Write([]byte{0})
+			_ = s.Close()
+		}()
+		c := tls.Client(near, config)
+		if _, err := io.ReadAll(c); err != nil {
+			t.Error(err)
+		}
+		if err := config.ClientSessionCache.(*noSessions).check(); (err == nil) != off {
+			t.Errorf("tickets are off: %t, and the check says %v", off, err)
+		}
+		_ = near.Close()
+	}
+}
+
+func TestOpenSSLOfHAProxy(t *testing.T) {
+	for _, l := range []layout{terminating, resuming} {
+		b := &bed{layout: l, dir: t.TempDir()}
+		env, err := (&haproxy{}).environment(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(env, "OPENSSL_CONF="+filepath.Join(b.dir, "openssl.cnf")); got != (l == terminating) {
+			t.Errorf("%s: told to offer no sessions: %t", l, got)
 		}
 	}
 }
