@@ -6,13 +6,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,7 +164,7 @@ func TestReportOfTermination(t *testing.T) {
 
 // TestGatewayProcesses: the work of nginx is its workers', which are children.
 func TestGatewayProcesses(t *testing.T) {
-	shell, err := testenv.StartProcess(testenv.ProcessOptions{Path: "/bin/sh", Args: []string{"-c", "trap 'kill $!' TERM; sleep 60 & echo $!; wait"}})
+	shell, err := testenv.StartProcess(testenv.ProcessOptions{Path: "/bin/sh", Args: []string{"-c", "sleep 60 & echo $!; wait"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +175,12 @@ func TestGatewayProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Not by TERM: between fork and exec the child would miss it. The shell ends after it.
+	pid, err := strconv.Atoi(child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(syscall.Kill(pid, syscall.SIGKILL), shell.Wait(ctx)) }()
 	pids, err := (&bed{process: shell}).gatewayProcesses()
 	if want := fmt.Sprintf("[%d %s]", shell.Pid(), child); err != nil || fmt.Sprint(pids) != want {
 		t.Errorf("%v, %v; want %s", pids, err, want)
