@@ -30,7 +30,13 @@ func (h *haproxy) command(b *bed) (testenv.ProcessOptions, error) {
 		if err != nil {
 			return testenv.ProcessOptions{}, err
 		}
-		return h.run(b, conf)
+		env, err := h.environment(b)
+		if err != nil {
+			return testenv.ProcessOptions{}, err
+		}
+		options, err := h.run(b, conf)
+		options.Env = env
+		return options, err
 	}
 	var conf bytes.Buffer
 	fmt.Fprintf(&conf, "global\n maxconn %d\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n", h.flows)

@@ -122,7 +122,8 @@ const tlsLegend = `- A cell is the median of the rounds; behind it, the median o
 - CPU is user and system time of the gateway's processes alone (/proc/PID/stat, all workers), not of client and backend. What softirqs do for packets is charged to
   whom they interrupt, for every gateway alike.
 - Everybody: TLS 1.3, TLS_AES_128_GCM_SHA256, the same ECDSA P-256 certificate, a plain TCP backend, two workers or threads, no access log. Of every connection the
-  client has checked the version, the suite, the key exchange, and whether a session was resumed. Session tickets are off, except for resumed handshakes.
+  client has checked the version, the suite, the key exchange, and whether a session was resumed. Nobody offers sessions (the client has
+  checked it), except for resumed handshakes.
 - A handshake is one of a whole connection: TCP and TLS handshake, a dial to the backend, 1 byte to it, 200 bytes from it, its end. Client and backend share the
   machine's processors with the gateway: what comes out per second says less than what a gateway's CPU second does.
 - Memory is the PSS of the gateway's processes, less what it was before the first flow; what the kernel holds for the two sockets of a flow is the same for all.

@@ -6,10 +6,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,6 +61,49 @@ func TestTerminateSubjects(t *testing.T) {
 		}
 		if (err != nil) != (tt.want == nil) || !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+// TestOfferedSessions: what a subject sends after the handshake is work of the
+// handshake, which nobody sees who does not ask for it.
+func TestOfferedSessions(t *testing.T) {
+	authority, err := testenv.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := authority.Certificate(sni(tlsService))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, off := range []bool{false, true} {
+		config := (&bed{authority: authority}).tlsClient(tls.X25519)
+		near, far := net.Pipe()
+		go func() {
+			s := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certificate}, SessionTicketsDisabled: off})
+			_, _ = s.Write([]byte{0})
+			_ = s.Close()
+		}()
+		c := tls.Client(near, config)
+		if _, err := io.ReadAll(c); err != nil {
+			t.Error(err)
+		}
+		if err := config.ClientSessionCache.(*noSessions).check(); (err == nil) != off {
+			t.Errorf("tickets are off: %t, and the check says %v", off, err)
+		}
+		_ = near.Close()
+	}
+}
+
+func TestOpenSSLOfHAProxy(t *testing.T) {
+	for _, l := range []layout{terminating, resuming} {
+		b := &bed{layout: l, dir: t.TempDir()}
+		env, err := (&haproxy{}).environment(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(env, "OPENSSL_CONF="+filepath.Join(b.dir, "openssl.cnf")); got != (l == terminating) {
+			t.Errorf("%s: told to offer no sessions: %t", l, got)
 		}
 	}
 }
@@ -115,7 +164,7 @@ func TestReportOfTermination(t *testing.T) {
 
 // TestGatewayProcesses: the work of nginx is its workers', which are children.
 func TestGatewayProcesses(t *testing.T) {
-	shell, err := testenv.StartProcess(testenv.ProcessOptions{Path: "/bin/sh", Args: []string{"-c", "trap 'kill $!' TERM; sleep 60 & echo $!; wait"}})
+	shell, err := testenv.StartProcess(testenv.ProcessOptions{Path: "/bin/sh", Args: []string{"-c", "sleep 60 & echo $!; wait"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +175,12 @@ func TestGatewayProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Not by TERM: between fork and exec the child would miss it. The shell ends after it.
+	pid, err := strconv.Atoi(child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(syscall.Kill(pid, syscall.SIGKILL), shell.Wait(ctx)) }()
 	pids, err := (&bed{process: shell}).gatewayProcesses()
 	if want := fmt.Sprintf("[%d %s]", shell.Pid(), child); err != nil || fmt.Sprint(pids) != want {
 		t.Errorf("%v, %v; want %s", pids, err, want)

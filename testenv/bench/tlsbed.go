@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/spliceway/spliceway/testenv"
@@ -80,12 +81,30 @@ func answer(c *net.TCPConn) {
 	}
 }
 
+// noSessions counts the sessions that a subject offers, and keeps none. A client
+// without a cache would not say that it resumes, and not see what it is sent.
+type noSessions struct{ offered atomic.Int64 }
+
+func (*noSessions) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+
+func (n *noSessions) Put(string, *tls.ClientSessionState) { n.offered.Add(1) }
+
+// check: with tickets off OpenSSL still sends two per handshake, for sessions that it
+// would keep itself (RFC 8446, 4.6.1). A subject that does has more work than another.
+func (n *noSessions) check() error {
+	if got := n.offered.Load(); got > 0 {
+		return fmt.Errorf("the subject offered %d sessions in handshakes that are measured without: its configuration does not do what is measured", got)
+	}
+	return nil
+}
+
 // tlsClient is the client's side of the subject's TLS: 1.3, one key exchange, and no
-// session to resume unless the caller adds a cache.
+// session to resume unless the caller exchanges the cache.
 func (b *bed) tlsClient(group tls.CurveID) *tls.Config {
 	config := b.authority.ClientConfig(sni(tlsService))
 	config.MinVersion = tls.VersionTLS13
 	config.CurvePreferences = []tls.CurveID{group}
+	config.ClientSessionCache = new(noSessions)
 	return config
 }
 
@@ -148,6 +167,9 @@ func (b *bed) sessionTLS(ctx context.Context, config *tls.Config, number int, re
 		return errors.New("read the answer: the backend closed, and more than its answer came")
 	} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return fmt.Errorf("read the end: %w", err)
+	}
+	if none, ok := config.ClientSessionCache.(*noSessions); ok && b.layout == terminating {
+		return none.check()
 	}
 	return nil
 }

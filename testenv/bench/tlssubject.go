@@ -66,7 +66,8 @@ func (n *nginx) command(b *bed) (testenv.ProcessOptions, error) {
 	if strings.Contains(string(built), "--with-stream=dynamic") {
 		fmt.Fprintln(&conf, "load_module modules/ngx_stream_module.so;")
 	}
-	resume := "ssl_session_tickets off; ssl_session_cache off;"
+	// Without the last, two per handshake are sent all the same.
+	resume := "ssl_session_tickets off; ssl_session_cache off; ssl_conf_command NumTickets 0;"
 	if b.layout == resuming {
 		resume = "ssl_session_tickets on; ssl_session_cache shared:tls:10m;"
 	}
@@ -124,6 +125,26 @@ listen gateway
  bind %s:%d ssl crt %s ssl-min-ver TLSv1.2 ciphersuites TLS_AES_128_GCM_SHA256%s
  server s %s:%d
 `, h.flows, b.gatewayIP, gatewayPort, pem, tickets, b.backendIP, b.services[tlsService]), nil
+}
+
+// noTickets is OpenSSL's configuration for handshakes that offer no session: HAProxy 2.6
+// has no word for it, and no-tls-tickets only makes them sessions of its own cache.
+const noTickets = `openssl_conf = libraries
+[libraries]
+ssl_conf = contexts
+[contexts]
+system_default = gateway
+[gateway]
+NumTickets = 0
+`
+
+// environment is HAProxy's where it terminates.
+func (h *haproxy) environment(b *bed) ([]string, error) {
+	if b.layout == resuming {
+		return nil, nil
+	}
+	file := filepath.Join(b.dir, "openssl.cnf")
+	return append(os.Environ(), "OPENSSL_CONF="+file), os.WriteFile(file, []byte(noTickets), 0o600)
 }
 
 func joinFiles(into string, from ...string) error {
