@@ -62,7 +62,7 @@ func (i *intermediate) sign(template, above *x509.Certificate, public, signer an
 	return c
 }
 
-// issue makes a client's certificate.
+// issue makes a certificate for clients and servers.
 func (i *intermediate) issue(name string) tls.Certificate {
 	i.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -70,7 +70,7 @@ func (i *intermediate) issue(name string) tls.Certificate {
 		i.t.Fatal(err)
 	}
 	leaf := i.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}, i.cert, key.Public(), i.key)
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw, i.cert.Raw}, PrivateKey: key, Leaf: leaf}
 }
@@ -201,10 +201,15 @@ func TestClientAuthoritiesAreExchanged(t *testing.T) {
 			t.Errorf("%s: with a session of before: %q, want a refusal", tls.VersionName(c.MaxVersion), got)
 		}
 	}
-	s.file("clients.crl", []byte("nothing of the kind"))
-	r.refused("bank", list)
-	if got, _ := r.admitted(s, bank); got != "certificate_revoked" {
-		t.Errorf("with a broken list: %q, want what was there before", got)
+	asPEM := func(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}) }
+	// Of two lists in a file the newer one counts; cut, it would be the other.
+	two := slices.Concat(asPEM(mustCRL(t, s.ca, time.Now().Add(time.Hour))), asPEM(mustCRL(t, s.ca, time.Now().Add(day), ours)))
+	for why, broken := range map[string][]byte{"expected a certificate revocation list": []byte("nothing of the kind"), "cut?": two[:len(two)-50]} {
+		s.file("clients.crl", broken)
+		r.refused("bank", list, why)
+		if got, _ := r.admitted(s, bank); got != "certificate_revoked" {
+			t.Errorf("with a broken list (%s): %q, want what was there before", why, got)
+		}
 	}
 
 	// The authorities.
@@ -230,19 +235,22 @@ func TestClientAuthoritiesAreExchanged(t *testing.T) {
 			t.Errorf("%s: with a session of an authority that is gone: %q", tls.VersionName(c.MaxVersion), got)
 		}
 	}
-	s.file("clients.pem", nil)
-	r.refused("shop", bundle)
-	if got, _ := r.admitted(s, other); got != "" {
-		t.Errorf("with a broken bundle: %q, want what was there before", got)
+	cut := slices.Concat(s.ca.PEM(), next.PEM())
+	for why, broken := range map[string][]byte{"found none": nil, "cut?": cut[:len(cut)-50]} {
+		s.file("clients.pem", broken)
+		r.refused("shop", bundle, why)
+		if got, _ := r.admitted(s, other); got != "" {
+			t.Errorf("with a broken bundle (%s): %q, want what was there before", why, got)
+		}
 	}
 }
 
-// refused waits for the line about a file that is broken.
-func (r *run) refused(endpoint, file string) {
+// refused waits for the line about a file that is broken, and why.
+func (r *run) refused(endpoint, file, why string) {
 	r.t.Helper()
 	if _, err := r.WaitLine(short(r.t), func(l string) bool {
-		return strings.Contains(l, `"level":"ERROR"`) && strings.Contains(l, "refused") && strings.Contains(l, file) && strings.Contains(l, fmt.Sprintf(`"endpoint":%q`, endpoint))
+		return strings.Contains(l, `"level":"ERROR"`) && strings.Contains(l, "refused") && strings.Contains(l, file) && strings.Contains(l, why) && strings.Contains(l, fmt.Sprintf(`"endpoint":%q`, endpoint))
 	}); err != nil {
-		r.t.Errorf("no line about a broken %s: %v", file, err)
+		r.t.Errorf("no line about a broken %s (%s): %v", file, why, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pires/go-proxyproto"
 	"github.com/pires/go-proxyproto/tlvparse"
@@ -154,5 +155,27 @@ func TestProxyHeaderOfClients(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestProxyHeaderDoesNotWaitForTheClient where the server is the one that speaks first.
+func TestProxyHeaderDoesNotWaitForTheClient(t *testing.T) {
+	testenv.CheckLeaks(t)
+	s := newTermSite(t, testenv.NetworkOptions{})
+	l, at := listenOn(t, s.Backends[0])
+	r := start(t, s.Network, "endpoints:\n"+s.terminating("mail", fmt.Sprintf("{url: \"tcp://%s\", proxyProtocol: v2}", at)))
+	fastest := patience
+	for range 5 {
+		c, b := r.termFlow(s, l, s.config("mail"), nil)
+		begin := time.Now()
+		if _, err := proxyproto.Read(bufio.NewReader(b)); err != nil {
+			t.Fatal(err)
+		}
+		fastest = min(fastest, time.Since(begin))
+		_, _ = b.Close(), c.Close()
+	}
+	// What the kernel holds back for more to come (MSG_MORE) it holds for 200 ms.
+	if fastest > 150*time.Millisecond {
+		t.Errorf("the header took %s at least", fastest)
 	}
 }

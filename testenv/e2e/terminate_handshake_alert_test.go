@@ -36,7 +36,12 @@ func TestAlertsByNumber(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	entries := make([]string, 2)
+	for i := range entries {
+		entries[i], _ = s.pair(fmt.Sprintf("two-%d", i), testenv.Leaf{Names: []string{"two.test"}})
+	}
 	r := start(t, s.Network, "endpoints:\n"+
+		fmt.Sprintf("- {name: two, url: %q, tlsTermination: {certificates: [%s, %s]}, upstream: %s}\n", sni("two.test"), entries[0], entries[1], to)+
 		s.terminating("new", to, `minVersion: "1.3"`)+s.terminating("old", to, `maxVersion: "1.2"`)+
 		s.terminating("suite", to, `maxVersion: "1.2"`, "cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]")+
 		s.terminating("group", to, "curves: [CurveP384]")+s.terminating("h2", to, "alpn: [h2]")+
@@ -56,6 +61,8 @@ func TestAlertsByNumber(t *testing.T) {
 		{"old", []string{"-tls1_2", "-cipher", "AES128-SHA"}, 40, "no_shared_cipher"},                 // no forward secrecy
 		{"new", []string{"-tls1_3", "-sigalgs", "RSA-PSS+SHA256"}, 40, "no_shared_cipher"},            // the certificate is ECDSA
 		{"old", []string{"-tls1_2", "-sigalgs", "RSA+SHA256:RSA-PSS+SHA256"}, 40, "no_shared_cipher"}, // likewise
+		{"two", []string{"-tls1_3", "-sigalgs", "RSA-PSS+SHA256"}, 40, "no_shared_cipher"},            // both are
+		{"two", []string{"-tls1_2", "-sigalgs", "RSA+SHA256:RSA-PSS+SHA256"}, 40, "no_shared_cipher"},
 		{"group", []string{"-tls1_3", "-groups", "X25519"}, 40, "no_shared_group"},
 		{"group", []string{"-tls1_2", "-groups", "X25519"}, 40, "no_shared_cipher no_shared_group"}, // crypto/tls may say either
 		{"h2", []string{"-tls1_3", "-alpn", "mqtt"}, 120, "no_application_protocol"},

@@ -69,7 +69,12 @@ func TestSessionsAcrossAgents(t *testing.T) {
 	key := []string{base64.StdEncoding.EncodeToString(raw[0]) + "\n", base64.StdEncoding.EncodeToString(raw[1]) + "\n"}
 	begin := func(s *termSite) *run {
 		to := tcp(echoes(t, s.Backends[0]))
-		return start(t, s.Network, "endpoints:\n"+s.terminating("shop", to)+s.terminating("bank", to)+
+		// One certificate for both: a client offers no session where it does not fit.
+		entry, _ := s.pair("both", testenv.Leaf{Names: []string{"shop.test", "bank.test"}})
+		endpoint := func(name string) string {
+			return fmt.Sprintf("- {name: %s, url: %q, tlsTermination: {certificates: [%s]}, upstream: %s}\n", name, sni(name+".test"), entry, to)
+		}
+		return start(t, s.Network, "endpoints:\n"+endpoint("shop")+endpoint("bank")+
 			fmt.Sprintf("sessionTickets: {keyFile: %q}\nlog: {level: debug}\n", s.file("tickets", []byte("# shared\n"+key[0]))))
 	}
 	one, two := begin(s), begin(s2)

@@ -3,6 +3,7 @@
 package certificate
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -45,6 +46,11 @@ func parse(data []byte) (p parsed, err error) {
 	}
 	if blocks == 0 {
 		return parsed{}, noPEM(data)
+	}
+	// Decode passes over what is broken: a chain that was cut would be taken without
+	// its end.
+	if n := bytes.Count(data, []byte("-----BEGIN ")); n != blocks {
+		return parsed{}, fmt.Errorf("%d of the %d PEM blocks in it are broken: was it cut?", n-blocks, n)
 	}
 	return p, nil
 }

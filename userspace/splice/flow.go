@@ -194,8 +194,9 @@ func (f *flow) flush(i int, d *direction, dst int) bool {
 		var err error
 		if len(d.rest) > 0 {
 			flags := 0
-			if d.preface > 0 {
-				// The hello follows at once: one segment for both.
+			if d.preface > 0 && f.tls[i] == nil {
+				// The hello follows at once: one segment for both. Where TLS
+				// ends here nothing may follow, if the server speaks first.
 				flags = unix.MSG_MORE
 			}
 			n, err = sock.Send(dst, d.rest, flags)

@@ -55,12 +55,12 @@ func readAuthorities(files contents, caFiles, crlFiles []string) (*authorities, 
 
 // parseCertificates reads PEM.
 func parseCertificates(file string, data []byte) ([]*x509.Certificate, error) {
+	blocks, err := pemBlocks(file, data)
+	if err != nil {
+		return nil, err
+	}
 	var list []*x509.Certificate
-	for rest := data; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
+	for _, block := range blocks {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
@@ -76,14 +76,31 @@ func parseCertificates(file string, data []byte) ([]*x509.Certificate, error) {
 	return list, nil
 }
 
-// addLists reads a file of revocation lists, in PEM or DER, each signed by one of cas.
-func (a *authorities) addLists(file string, data []byte, cas []*x509.Certificate) error {
-	var ders [][]byte
+// pemBlocks are those of a file; none where it is not PEM. Decode passes over what is broken:
+// a file that was cut would be taken without its end, and what is revoked there let in.
+func pemBlocks(file string, data []byte) ([]*pem.Block, error) {
+	var blocks []*pem.Block
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
+		blocks = append(blocks, block)
+	}
+	if n := bytes.Count(data, []byte("-----BEGIN ")); n != len(blocks) {
+		return nil, fmt.Errorf("%s: %d of the %d PEM blocks in it are broken: was it cut?", file, n-len(blocks), n)
+	}
+	return blocks, nil
+}
+
+// addLists reads a file of revocation lists, in PEM or DER, each signed by one of cas.
+func (a *authorities) addLists(file string, data []byte, cas []*x509.Certificate) error {
+	blocks, err := pemBlocks(file, data)
+	if err != nil {
+		return err
+	}
+	var ders [][]byte
+	for _, block := range blocks {
 		if block.Type == "X509 CRL" {
 			ders = append(ders, block.Bytes)
 		}
