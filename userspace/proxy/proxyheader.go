@@ -143,7 +143,8 @@ func (c *conn) protocol() string {
 const maxCommonName = 1 << 10
 
 // tlsTLV is PP2_TYPE_SSL (section 2.2.6): verify is 0 for a certificate that is good,
-// and 1 for none, or one that nobody looked at.
+// and 1 for none, or one that nobody looked at. The TLVs of algorithms are about the
+// gateway's certificate, not the client's, and are left out.
 func tlsTLV(t *telemetry.TLS, id *terminate.Identity) tlvparse.PP2SSL {
 	ssl := tlvparse.PP2SSL{Client: tlvparse.PP2_BITFIELD_CLIENT_SSL, Verify: 1}
 	add := func(kind proxyproto.PP2Type, v string) {
@@ -164,8 +165,6 @@ func tlsTLV(t *telemetry.TLS, id *terminate.Identity) tlvparse.PP2SSL {
 		ssl.Verify = 0
 	}
 	add(proxyproto.PP2_SUBTYPE_SSL_CN, id.CommonName[:min(len(id.CommonName), maxCommonName)])
-	add(proxyproto.PP2_SUBTYPE_SSL_SIG_ALG, id.SignatureAlgorithm)
-	add(proxyproto.PP2_SUBTYPE_SSL_KEY_ALG, id.KeyAlgorithm)
 	return ssl
 }
 

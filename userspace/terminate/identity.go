@@ -3,8 +3,6 @@
 package terminate
 
 import (
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -15,15 +13,11 @@ import (
 
 // Identity is the certificate that a client showed.
 type Identity struct {
-	Subject, Issuer    string // RFC 2253
-	CommonName         string
-	Serial             string   // hexadecimal
-	Fingerprint        string   // SHA-256 of the certificate, hexadecimal
-	SANs               []string // "DNS:...", "email:...", "IP:...", "URI:..."
-	SignatureAlgorithm string   // "ECDSA-SHA256"
-	KeyAlgorithm       string   // "ECDSA P-256"
-	NotAfter           time.Time
-	Verified           bool // against the endpoint's CAs and lists
+	Subject     string // RFC 2253
+	CommonName  string
+	Fingerprint string   // SHA-256 of the certificate, hexadecimal
+	SANs        []string // "DNS:...", "email:...", "IP:...", "URI:..."
+	Verified    bool     // against the endpoint's CAs and lists
 }
 
 // Identity tells who the client is; nil: it showed nothing. Of a resumed session it is
@@ -35,9 +29,7 @@ func (s *Server) Identity(cs tls.ConnectionState) *Identity {
 	c := cs.PeerCertificates[0]
 	sum := sha256.Sum256(c.Raw)
 	return &Identity{
-		Subject: c.Subject.String(), Issuer: c.Issuer.String(), CommonName: c.Subject.CommonName,
-		Serial: c.SerialNumber.Text(16), Fingerprint: hex.EncodeToString(sum[:]), SANs: sans(c),
-		SignatureAlgorithm: c.SignatureAlgorithm.String(), KeyAlgorithm: keyAlgorithm(c), NotAfter: c.NotAfter,
+		Subject: c.Subject.String(), CommonName: c.Subject.CommonName, Fingerprint: hex.EncodeToString(sum[:]), SANs: sans(c),
 		Verified: s.o.ClientAuth == RequireAndVerify && len(cs.VerifiedChains) > 0,
 	}
 }
@@ -57,16 +49,6 @@ func sans(c *x509.Certificate) []string {
 		all = append(all, "URI:"+n.String())
 	}
 	return all
-}
-
-func keyAlgorithm(c *x509.Certificate) string {
-	switch k := c.PublicKey.(type) {
-	case *rsa.PublicKey:
-		return fmt.Sprintf("RSA %d", k.N.BitLen())
-	case *ecdsa.PublicKey:
-		return "ECDSA " + k.Curve.Params().Name
-	}
-	return c.PublicKeyAlgorithm.String()
 }
 
 // about is a certificate in an error message.
