@@ -139,6 +139,7 @@ func TestTerminatedEnds(t *testing.T) {
 		}
 		t.Run("a reset by the upstream", func(t *testing.T) {
 			c, b := r.termFlow(s, l, client, server)
+			flows(t, c, b)
 			_ = rawOf(b).SetLinger(0)
 			_ = rawOf(b).Close()
 			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
@@ -166,7 +167,8 @@ func TestTerminatedFlowsInListsAndAtTheStop(t *testing.T) {
 	state := testenv.MustBPFFS(t) + "/state"
 	r := start(t, s.Network, "endpoints:\n"+s.terminating("shop", tcp(at))+s.terminating("slow", tcp(at))+
 		"bpffs: "+state+"\ntimeouts: {drain: 100ms}\n")
-	c, _ := r.termFlow(s, l, s.config("shop"), nil)
+	c, b := r.termFlow(s, l, s.config("shop"), nil)
+	flows(t, c, b)
 	var all []struct{ ID, Engine, Endpoint string }
 	asked(t, s.Network, state, &all, "list")
 	if len(all) != 1 || all[0].Engine != "relay" || all[0].Endpoint != "shop" {
@@ -179,7 +181,8 @@ func TestTerminatedFlowsInListsAndAtTheStop(t *testing.T) {
 	}
 	r.expectLine(c.LocalAddr(), map[string]any{"end": "killed"})
 
-	c, _ = r.termFlow(s, l, s.config("slow"), nil)
+	c, b = r.termFlow(s, l, s.config("slow"), nil)
+	flows(t, c, b)
 	if err := r.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

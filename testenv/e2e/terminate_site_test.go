@@ -150,3 +150,15 @@ func rawOf(c net.Conn) *net.TCPConn {
 	}
 	return c.(*net.TCPConn)
 }
+
+// flows has a byte go through the flow: the agent may still be on its way when both ends
+// are there.
+func flows(t *testing.T, c, b net.Conn) {
+	t.Helper()
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+}
