@@ -178,12 +178,17 @@ func pinnedMaps() (map[string]*ebpf.MapSpec, error) {
 	return all, nil
 }
 
-// Close gives the state up for another process. The programs stay, and with them the
-// flows.
-func (p *Packet) Close() {
+// Interrupt ends ReadEvent. It may be called twice.
+func (p *Packet) Interrupt() {
 	if p.events != nil {
 		_ = p.events.Close()
 	}
+}
+
+// Close gives the state up for another process. The programs stay, and with them the
+// flows. Nothing may be read of the state meanwhile.
+func (p *Packet) Close() {
+	p.Interrupt()
 	p.mu.Lock()
 	for _, a := range p.attached {
 		a.release()
@@ -194,8 +199,8 @@ func (p *Packet) Close() {
 	p.dir.close()
 }
 
-// ReadEvent waits for the next message of the programs. os.ErrClosed: Close was
-// called.
+// ReadEvent waits for the next message of the programs. os.ErrClosed: Interrupt
+// or Close was called.
 func (p *Packet) ReadEvent(into *ringbuf.Record) (maps.FlowEvent, error) {
 	if err := p.events.ReadInto(into); err != nil {
 		return maps.FlowEvent{}, err

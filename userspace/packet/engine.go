@@ -139,9 +139,10 @@ func (e *Engine) Close() error {
 	e.closed = true
 	e.mu.Unlock()
 	close(e.stop)
-	e.kernel.Close()
+	e.kernel.Interrupt()
 	e.routes.Close()
-	e.running.Wait()
+	e.running.Wait() // they read the maps
+	e.kernel.Close()
 	e.shortcuts.close()
 	e.resets.close()
 	e.completed.Wait()
