@@ -23,11 +23,19 @@ const rawSize = 64 << 10
 
 var raws = sync.Pool{New: func() any { b := make([]byte, rawSize); return &b }}
 
-// rawInputAt is the field's offset; known: it is there, and of that type.
-var rawInputAt, rawInputKnown = func() (uintptr, bool) {
-	f, ok := reflect.TypeFor[tls.Conn]().FieldByName("rawInput")
-	return f.Offset, ok && f.Type == reflect.TypeFor[bytes.Buffer]()
+// rawInputAt and inputAt are the fields' offsets; known: both are there, and of those
+// types.
+var rawInputAt, inputAt, rawInputKnown = func() (raw, input uintptr, known bool) {
+	r, ok := reflect.TypeFor[tls.Conn]().FieldByName("rawInput")
+	i, ok2 := reflect.TypeFor[tls.Conn]().FieldByName("input")
+	return r.Offset, i.Offset, ok && ok2 && r.Type == reflect.TypeFor[bytes.Buffer]() && i.Type == reflect.TypeFor[bytes.Reader]()
 }()
+
+// decrypted is how many bytes crypto/tls has decrypted and not passed on. They are in
+// rawInput's memory.
+func (c *Conn) decrypted() int {
+	return (*bytes.Reader)(unsafe.Add(unsafe.Pointer(c.tls), inputAt)).Len()
+}
 
 func (c *Conn) rawInput() *bytes.Buffer {
 	return (*bytes.Buffer)(unsafe.Add(unsafe.Pointer(c.tls), rawInputAt))
@@ -35,7 +43,7 @@ func (c *Conn) rawInput() *bytes.Buffer {
 
 // lend gives the connection a buffer that begins with what it had.
 func (c *Conn) lend() {
-	if c.raw != nil || !rawInputKnown {
+	if c.raw != nil || !rawInputKnown || c.decrypted() > 0 {
 		return
 	}
 	had := c.partial
@@ -48,10 +56,11 @@ func (c *Conn) lend() {
 }
 
 // Park says that Read will not be called for a while: the connection keeps the bytes
-// that it has, encrypted ones, and no room for more. Read passes on all that it
-// decrypts, so that nothing else is in the buffer.
+// that it has, encrypted ones, and no room for more. Where it has decrypted ones, too, it
+// keeps the buffer that they are in: after a record Read looks for an alert, passes over a
+// warning of TLS 1.2, and has decrypted the record behind that by then.
 func (c *Conn) Park() {
-	if c.raw == nil {
+	if c.raw == nil || c.decrypted() > 0 {
 		return
 	}
 	b := c.rawInput()
