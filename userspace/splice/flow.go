@@ -123,6 +123,9 @@ func (f *flow) move(i int, scratch []byte) (more bool) {
 			continue
 		}
 		left -= n
+		if f.tls[i] != nil {
+			left -= max(recordCost-n, 0)
+		}
 		burst += n
 		if d.inPipe > 0 {
 			continue // flushed at the top
@@ -358,8 +361,8 @@ func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
 		switch {
 		case !reset:
 			_ = unix.Close(fd)
-		case end == telemetry.EndTLSError && side == f.dead:
-			sock.CloseGracefully(fd) // an alert is on its way
+		case (end == telemetry.EndTLSError || end == telemetry.EndEOF) && side == f.dead:
+			sock.CloseGracefully(fd) // an alert, or the end of what it was told, is on its way
 		default:
 			sock.Abort(fd)
 		}

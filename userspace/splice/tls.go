@@ -19,12 +19,17 @@ const (
 	// relayScratch is a burst of such flows: four of the largest records.
 	relayScratch = 4 * maxPlaintext
 	maxPlaintext = 16 << 10 // RFC 8446, section 5.1
+	// maxRecords bounds a burst of small records, each of which costs what a large
+	// one does but for its bytes.
+	maxRecords = 64
+	// recordCost is what a burst costs its turn at least, in bytes.
+	recordCost = 64 << 10
 )
 
 // decrypt fills b, record by record, as far as they are there. An error comes when
 // the bytes before it have been passed on: it comes again.
 func (d *direction) decrypt(l Layer, b []byte) (n int, err error) {
-	for len(b)-n >= maxPlaintext {
+	for records := 0; len(b)-n >= maxPlaintext && (n == 0 || records < maxRecords && !l.Flooded()); records++ {
 		m, err := l.Read(b[n:])
 		n += m
 		switch {
@@ -118,7 +123,7 @@ func (f *flow) brokenEnd() (telemetry.End, telemetry.Side) {
 	switch l := f.tls[f.dead]; {
 	case l == nil || errors.As(f.err, &errno):
 		return telemetry.EndReset, f.side(f.dead)
-	case l.Truncated(f.err) && f.dir[1-f.dead].said:
+	case l.Truncated(f.err) && f.dir[1-f.dead].said && l.Pending() == 0:
 		// It was told goodbye and left without a word: many clients do, and nothing
 		// is missing of what they were told. The other side is reset all the same,
 		// since something may be missing of what they said.

@@ -113,6 +113,13 @@ func (a *authorities) addLists(file string, data []byte, cas []*x509.Certificate
 		if err != nil {
 			return fmt.Errorf("%s: expected a certificate revocation list, in PEM or DER: %w", file, err)
 		}
+		for _, e := range list.Extensions {
+			// RFC 5280, section 5.2: deltas and parts of lists (issuing distribution
+			// point) are critical, and not to be taken for the whole.
+			if e.Critical {
+				return fmt.Errorf("%s: the list of %s has the critical extension %s: it is not a whole list (a delta, or a part), which is not supported", file, list.Issuer, e.Id)
+			}
+		}
 		ca := signer(list, cas)
 		if ca == nil {
 			return fmt.Errorf("%s: the list of %s is signed by none of caFiles", file, list.Issuer)

@@ -32,6 +32,7 @@ type Conn struct {
 	fd   int
 	// pending is what the socket did not take: records, whole or their rest.
 	pending []byte
+	goodbye bool // close_notify has been written: nothing may follow
 	reading bool
 	answers int     // bytes that Read added to pending
 	raw     *[]byte // lent from the first Read to Park
@@ -106,7 +107,11 @@ func (c *Conn) Write(b []byte) error {
 }
 
 // CloseWrite sends close_notify; no Write may follow. The socket's FIN is the caller's.
-func (c *Conn) CloseWrite() error { return c.tls.CloseWrite() }
+func (c *Conn) CloseWrite() error {
+	err := c.tls.CloseWrite()
+	c.goodbye = true
+	return err
+}
 
 // Pending is how many bytes wait for Flush.
 func (c *Conn) Pending() int { return len(c.pending) }
@@ -175,6 +180,13 @@ func (w *wire) recv(b []byte) (int, error) {
 	return sock.Recv(w.fd, b, 0)
 }
 
+func (w *wire) send(b []byte) (int, error) {
+	if w.sock != nil {
+		return w.sock.Send(b)
+	}
+	return sock.Send(w.fd, b, 0)
+}
+
 func waitError(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return os.ErrDeadlineExceeded
@@ -191,10 +203,15 @@ func (w *wire) Write(b []byte) (int, error) {
 		}
 		return len(b), nil
 	}
+	if w.goodbye {
+		// The answer to a key update, say: to fail would have crypto/tls give up
+		// the direction that is still open.
+		return len(b), nil
+	}
 	n := 0
 	if len(w.pending) == 0 {
 		var err error
-		n, err = sock.Send(w.fd, b, 0)
+		n, err = w.send(b)
 		if err != nil && !errors.Is(err, unix.EAGAIN) {
 			return 0, err
 		}
