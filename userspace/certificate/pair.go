@@ -95,7 +95,8 @@ func loadPair(s *Source, old *pair, now time.Time) (*pair, error) {
 		}
 	}
 	sum := sha256.Sum256(bytes.Join([][]byte{certData, keyData, ocspData}, []byte{0}))
-	if old != nil && old.sum == sum {
+	// A response that was refused for being early is looked at again.
+	if old != nil && old.sum == sum && (len(old.odd) == 0 || old.staple.Load() != nil) {
 		return old, nil
 	}
 	certs, err := parse(certData)
@@ -158,8 +159,12 @@ func loadDirectory(s *Source, old map[string]*pair) (pairs []*pair, errs []error
 	}
 	var files []file
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
 		path := filepath.Join(s.Directory, e.Name())
-		if info, err := os.Stat(path); strings.HasPrefix(e.Name(), ".") || err != nil || info.IsDir() {
+		// To open a named pipe would wait for who writes to it.
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
@@ -179,9 +184,8 @@ func loadDirectory(s *Source, old map[string]*pair) (pairs []*pair, errs []error
 		}
 		errs = append(errs, err)
 	}
-	byLeaf := make(map[string]*pair)
 	for _, f := range files {
-		if len(f.chain) == 0 || f.chain[0].IsCA {
+		if len(f.chain) == 0 || isAuthority(f.chain[0]) {
 			continue
 		}
 		var p *pair
@@ -195,24 +199,47 @@ func loadDirectory(s *Source, old map[string]*pair) (pairs []*pair, errs []error
 				break
 			}
 		}
-		if p == nil {
+		switch {
+		case p != nil:
+			pairs = add(pairs, p)
+		case !f.chain[0].IsCA:
 			errs = append(errs, fmt.Errorf("%s: there is no private key for this certificate in %s", f.path, s.Directory))
-			continue
-		}
-		// cert.pem and fullchain.pem: the one with the chain.
-		leaf := string(f.chain[0].Raw)
-		if other := byLeaf[leaf]; other == nil {
-			pairs = append(pairs, p)
-			byLeaf[leaf] = p
-		} else if len(p.bare.Certificate) > len(other.bare.Certificate) {
-			pairs[slices.Index(pairs, other)] = p
-			byLeaf[leaf] = p
 		}
 	}
 	if len(pairs) == 0 {
 		errs = append(errs, fmt.Errorf("%s: found no certificate with its private key in this directory", s.Directory))
 	}
 	return pairs, errs
+}
+
+// add adds a pair. Of those of one certificate (certbot's cert.pem and fullchain.pem) the
+// one with the longest chain stays.
+func add(pairs []*pair, p *pair) []*pair {
+	at := slices.IndexFunc(pairs, func(o *pair) bool { return o.leaf().Equal(p.leaf()) })
+	switch {
+	case at < 0:
+		return append(pairs, p)
+	case len(p.bare.Certificate) > len(pairs[at].bare.Certificate):
+		pairs[at] = p
+	}
+	return pairs
+}
+
+// isAuthority tells whether a certificate is a CA's and no server's: one that openssl
+// req -x509 makes says that it is a CA's, but has the names of a server.
+func isAuthority(c *x509.Certificate) bool {
+	return c.IsCA && len(c.DNSNames) == 0 && len(c.IPAddresses) == 0
+}
+
+// follows tells whether next may have issued c. Its name is not enough: a private CA that
+// was made anew often has that of the one before.
+func follows(c, next *x509.Certificate) bool {
+	if !bytes.Equal(c.RawIssuer, next.RawSubject) {
+		return false
+	}
+	err := c.CheckSignatureFrom(next)
+	var insecure x509.InsecureAlgorithmError // SHA-1: cannot be told here
+	return err == nil || errors.As(err, &insecure) || errors.Is(err, x509.ErrUnsupportedAlgorithm)
 }
 
 // warnings are what is odd about a pair, though it works.
@@ -226,19 +253,29 @@ func (p *pair) warnings(now time.Time) []string {
 	if now.Before(leaf.NotBefore) {
 		say("%s: the certificate is not valid before %s", p.origin, leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
+	if now.After(leaf.NotAfter) {
+		say("%s: the certificate has expired at %s: clients will refuse it", p.origin, leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
 	if len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
 		say("%s: the certificate has no subject alternative name: clients look at nothing else", p.origin)
 	}
 	child := leaf
 	for i, der := range p.bare.Certificate[1:] {
 		c, err := x509.ParseCertificate(der)
-		if err != nil || !bytes.Equal(child.RawIssuer, c.RawSubject) {
+		if err != nil || !follows(child, c) {
 			say("%s: certificate %d is not the issuer of the one before it: clients may not find the way to the root", p.origin, i+2)
 			break
 		}
 		child = c
 	}
-	if mustStaple(leaf) && p.staple.Load() == nil && !p.fetch {
+	st := p.staple.Load()
+	if st != nil && !now.Before(st.until) {
+		if p.ocspFile != "" {
+			say("%s: the OCSP response is not stapled any more: it is out of date since %s", p.ocspFile, st.until.UTC().Format(time.RFC3339))
+		}
+		st = nil
+	}
+	if mustStaple(leaf) && st == nil && !p.fetch {
 		say("%s: the certificate says that an OCSP response must be stapled, and there is none: clients may refuse it; set ocspFile, or ocsp: fetch", p.origin)
 	}
 	if p.fetch && p.issuer() == nil {

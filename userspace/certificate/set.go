@@ -126,7 +126,7 @@ func (s *Set) loadSource(src *Source, had []*pair) ([]*pair, []error) {
 	// Something is broken: nothing that was served goes, unless it is replaced.
 	for _, p := range had {
 		if !slices.ContainsFunc(pairs, func(n *pair) bool { return n.origin == p.origin }) {
-			pairs = append(pairs, p)
+			pairs = add(pairs, p)
 		}
 	}
 	return pairs, errs

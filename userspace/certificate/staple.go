@@ -41,6 +41,10 @@ func (p *pair) newStaple(der []byte, now time.Time) (*staple, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case r.Certificate != nil && !mayRespond(r.Certificate, issuer):
+		return nil, fmt.Errorf("it is signed by %s, which may not sign OCSP responses", r.Certificate.Subject)
+	case r.Certificate != nil && (now.Before(r.Certificate.NotBefore) || now.After(r.Certificate.NotAfter)):
+		return nil, fmt.Errorf("it is signed by %s, whose certificate is not valid now", r.Certificate.Subject)
 	case r.Status == ocsp.Revoked:
 		return nil, fmt.Errorf("it says that the certificate is revoked since %s", r.RevokedAt.UTC().Format(time.RFC3339))
 	case r.Status != ocsp.Good:
@@ -58,6 +62,13 @@ func (p *pair) newStaple(der []byte, now time.Time) (*staple, error) {
 	c := *p.bare
 	c.OCSPStaple = der
 	return &staple{certificate: &c, from: r.ThisUpdate, until: until}, nil
+}
+
+// mayRespond tells whether the certificate that comes with a response, which the issuer
+// has signed, is the issuer's own or one for this purpose (RFC 6960, section 4.2.2.2):
+// package ocsp takes every one that the issuer has signed.
+func mayRespond(c, issuer *x509.Certificate) bool {
+	return c.Equal(issuer) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning)
 }
 
 // mustStaple tells whether a certificate has the TLS feature status_request (RFC 7633).
