@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,8 +30,10 @@ type ClientOptions struct {
 type Client struct {
 	o ClientOptions
 
+	reloading sync.Mutex // Config does not wait for files
+	read      digests    // of the files
+
 	mu          sync.Mutex
-	files       contents
 	roots       *x509.CertPool // nil: the system's
 	certificate *tls.Certificate
 	configs     map[[2]string]*tls.Config // by host and ALPN protocol
@@ -59,13 +62,14 @@ func (c *Client) Files() []string {
 
 // Reload reads the files again. If they are broken, what was there stays.
 func (c *Client) Reload() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	files, same, err := c.files.read(c.Files())
+	c.reloading.Lock()
+	defer c.reloading.Unlock()
+	files, err := readFiles(c.Files())
 	if err != nil {
 		return at(c.o.Where, err)
 	}
-	if same && c.configs != nil {
+	read := files.digests()
+	if c.read != nil && maps.Equal(read, c.read) {
 		return nil
 	}
 	var roots *x509.CertPool
@@ -88,7 +92,9 @@ func (c *Client) Reload() error {
 		own = &pair
 	}
 	// Sessions go, too: they were made with who is not trusted any more.
-	c.files, c.roots, c.certificate, c.configs = files, roots, own, make(map[[2]string]*tls.Config)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read, c.roots, c.certificate, c.configs = read, roots, own, make(map[[2]string]*tls.Config)
 	return nil
 }
 

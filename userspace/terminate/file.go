@@ -6,7 +6,7 @@
 package terminate
 
 import (
-	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +18,10 @@ const maxFile = 256 << 20
 
 // readFile is a file's content, if it is of a sane size.
 func readFile(path string) ([]byte, error) {
+	// To open a named pipe would wait for who writes to it.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s: not a file, but of the kind %s", path, info.Mode().Type())
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -33,21 +37,30 @@ func readFile(path string) ([]byte, error) {
 	return b, nil
 }
 
-// contents are files as they were read last.
+// contents are files as they are.
 type contents map[string][]byte
 
-// read reads the files anew; same: all are as they were.
-func (c contents) read(files []string) (next contents, same bool, err error) {
-	next, same = make(contents, len(files)), true
+func readFiles(files []string) (contents, error) {
+	c := make(contents, len(files))
 	for _, file := range files {
 		b, err := readFile(file)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
-		next[file] = b
-		same = same && c != nil && bytes.Equal(c[file], b)
+		c[file] = b
 	}
-	return next, same, nil
+	return c, nil
+}
+
+// digests tell whether files have changed, without keeping keys and large lists in memory.
+type digests map[string][sha256.Size]byte
+
+func (c contents) digests() digests {
+	d := make(digests, len(c))
+	for file, b := range c {
+		d[file] = sha256.Sum256(b)
+	}
+	return d
 }
 
 // readableByOthers is a warning about a file with secrets in it, or "".

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,8 +59,8 @@ type Server struct {
 	o       ServerOptions
 	current atomic.Pointer[server]
 
-	mu    sync.Mutex // of Reload, and of exchanging ticket keys
-	files contents
+	mu   sync.Mutex // of Reload
+	read digests    // of the files
 }
 
 // server is a Server between two changes of its files.
@@ -67,6 +68,7 @@ type server struct {
 	config      *tls.Config
 	authorities *authorities
 	context     []byte        // what ticket keys are bound to
+	mu          sync.Mutex    // of exchanging ticket keys, which does not wait for files
 	tickets     atomic.Uint64 // version of the keys that config has
 }
 
@@ -104,19 +106,20 @@ func (s *Server) Files() []string { return append(slices.Clone(s.o.CAFiles), s.o
 func (s *Server) Reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	files, same, err := s.files.read(s.Files())
+	files, err := readFiles(s.Files())
 	if err != nil {
 		return at(s.o.Where, err)
 	}
-	if same && s.current.Load() != nil {
+	read := files.digests()
+	if s.current.Load() != nil && maps.Equal(read, s.read) {
 		return nil
 	}
 	a, err := readAuthorities(files, s.o.CAFiles, s.o.CRLFiles)
 	if err != nil {
 		return at(s.o.Where, err)
 	}
-	s.files = files
-	next := &server{authorities: a, context: s.context(files)}
+	s.read = read
+	next := &server{authorities: a, context: s.context(read)}
 	next.config = s.newConfig(a)
 	s.setTickets(next)
 	s.current.Store(next)
@@ -126,11 +129,11 @@ func (s *Server) Reload() error {
 // context is all that a session must have in common with the connection that resumes
 // it: the endpoint, and who may be its client. (Lists of revoked certificates are looked
 // at again.)
-func (s *Server) context(files contents) []byte {
+func (s *Server) context(read digests) []byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d %q %d\n", len(s.o.Endpoint), s.o.Endpoint, s.o.ClientAuth)
 	for _, file := range s.o.CAFiles {
-		fmt.Fprintf(h, "%x\n", sha256.Sum256(files[file]))
+		fmt.Fprintf(h, "%x\n", read[file])
 	}
 	return h.Sum(nil)
 }
@@ -178,18 +181,18 @@ func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 func (s *Server) Config() *tls.Config {
 	c := s.current.Load()
 	if t := s.o.Tickets; t != nil && t.version(s.o.Now()) != c.tickets.Load() {
-		s.mu.Lock()
 		s.setTickets(c)
-		s.mu.Unlock()
 	}
 	return c.config
 }
 
-// setTickets gives c the keys of the moment. s.mu is held.
+// setTickets gives c the keys of the moment.
 func (s *Server) setTickets(c *server) {
 	if s.o.Tickets == nil {
 		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	keys, version := s.o.Tickets.keysFor(c.context)
 	c.config.SetSessionTicketKeys(keys)
 	c.tickets.Store(version)
