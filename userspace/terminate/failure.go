@@ -21,6 +21,9 @@ import (
 // Failure tells why a handshake failed: a word, and a line for the log. err is that of
 // tls.Conn's Handshake.
 func Failure(err error) (telemetry.HandshakeFailure, string) {
+	if c, ok := errors.AsType[*certificateError](err); ok { // first: a time-out may be in it
+		return telemetry.HandshakeNoCertificate, c.Error()
+	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return telemetry.HandshakeTimeout, "the handshake took longer than timeouts.handshake"
@@ -38,9 +41,6 @@ func Failure(err error) (telemetry.HandshakeFailure, string) {
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return verification(v)
 	}
-	if c, ok := errors.AsType[*certificateError](err); ok {
-		return telemetry.HandshakeNoCertificate, c.Error()
-	}
 	if o, ok := errors.AsType[*net.OpError](err); ok && o.Op == "remote error" {
 		return telemetry.HandshakeAlert, "the other side gave up: " + strings.TrimPrefix(o.Err.Error(), "tls: ")
 	}
@@ -57,11 +57,29 @@ func verification(v *tls.CertificateVerificationError) (telemetry.HandshakeFailu
 	} else if i, ok := errors.AsType[x509.CertificateInvalidError](v.Err); ok && i.Reason == x509.Expired {
 		failure = telemetry.HandshakeExpired
 	}
-	text := v.Err.Error()
-	if len(v.UnverifiedCertificates) > 0 {
-		text = fmt.Sprintf("certificate %s: %s", about(v.UnverifiedCertificates[0]), strings.TrimPrefix(text, "x509: "))
+	text := strings.TrimPrefix(v.Err.Error(), "x509: ")
+	if h, ok := errors.AsType[x509.HostnameError](v.Err); ok && len(text) > shownText {
+		text = fmt.Sprintf("not valid for %s", h.Host) // at the end of a list of all the names
+	}
+	text = short(text)
+	if len(v.UnverifiedCertificates) == 0 {
+		return failure, text
+	}
+	leaf := v.UnverifiedCertificates[0]
+	text = fmt.Sprintf("certificate %s: %s", about(culprit(v.Err, leaf)), text)
+	if culprit(v.Err, leaf) != leaf {
+		text += ", for " + about(leaf)
 	}
 	return failure, text
+}
+
+// culprit is the certificate that err is about: not always the leaf, but an authority's that
+// is out of date, say.
+func culprit(err error, leaf *x509.Certificate) *x509.Certificate {
+	if i, ok := errors.AsType[x509.CertificateInvalidError](err); ok && i.Cert != nil && !i.Cert.Equal(leaf) {
+		return i.Cert
+	}
+	return leaf
 }
 
 // texts are what crypto/tls says in words alone.

@@ -51,8 +51,28 @@ func sans(c *x509.Certificate) []string {
 	return all
 }
 
+// What a stranger's certificate may take of a line: characters of a text, and names.
+const (
+	shownText  = 200
+	shownNames = 8
+)
+
 // about is a certificate in an error message.
 func about(c *x509.Certificate) string {
-	return fmt.Sprintf("%q (names %.200q, serial %x, of %q, valid from %s to %s)", c.Subject.String(), sans(c), c.SerialNumber, c.Issuer.String(),
+	names := sans(c)
+	more := ""
+	if n := len(names) - shownNames; n > 0 {
+		names, more = names[:shownNames], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("%.*q (names %.*q%s, serial %s, of %.*q, valid from %s to %s)", shownText, c.Subject.String(), shownText, names, more,
+		short(c.SerialNumber.Text(16)), shownText, c.Issuer.String(),
 		c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
+}
+
+// short is the beginning of a text.
+func short(s string) string {
+	if len(s) > shownText {
+		return s[:shownText] + "..."
+	}
+	return s
 }
