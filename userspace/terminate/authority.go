@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -15,7 +17,17 @@ import (
 // authorities are who vouches for certificates, and what they have taken back.
 type authorities struct {
 	pool  *x509.CertPool
+	known []authorityFile
 	lists map[string]*revocations // by issuer
+	// above has, of the authorities that are known, each one's own by its certificate: a
+	// chain ends at the first that is known, where revocation must not.
+	above map[string]*x509.Certificate
+}
+
+// authorityFile is an authority, and where it stands.
+type authorityFile struct {
+	certificate *x509.Certificate
+	file        string
 }
 
 // revocations is one authority's list (RFC 5280, section 5).
@@ -33,8 +45,7 @@ func issuerKey(ca *x509.Certificate) string {
 
 // readAuthorities makes them of the content of CA and CRL files.
 func readAuthorities(files contents, caFiles, crlFiles []string) (*authorities, error) {
-	a := &authorities{pool: x509.NewCertPool(), lists: make(map[string]*revocations)}
-	var cas []*x509.Certificate
+	a := &authorities{pool: x509.NewCertPool(), lists: make(map[string]*revocations), above: make(map[string]*x509.Certificate)}
 	for _, file := range caFiles {
 		list, err := parseCertificates(file, files[file])
 		if err != nil {
@@ -42,11 +53,18 @@ func readAuthorities(files contents, caFiles, crlFiles []string) (*authorities, 
 		}
 		for _, ca := range list {
 			a.pool.AddCert(ca)
+			a.known = append(a.known, authorityFile{ca, file})
 		}
-		cas = append(cas, list...)
+	}
+	for _, ca := range a.known {
+		c := ca.certificate
+		above := a.signer(c.RawIssuer, c.CheckSignatureFrom)
+		if above != nil && issuerKey(above) != issuerKey(c) {
+			a.above[string(c.Raw)] = above
+		}
 	}
 	for _, file := range crlFiles {
-		if err := a.addLists(file, files[file], cas); err != nil {
+		if err := a.addLists(file, files[file]); err != nil {
 			return nil, err
 		}
 	}
@@ -93,8 +111,9 @@ func pemBlocks(file string, data []byte) ([]*pem.Block, error) {
 	return blocks, nil
 }
 
-// addLists reads a file of revocation lists, in PEM or DER, each signed by one of cas.
-func (a *authorities) addLists(file string, data []byte, cas []*x509.Certificate) error {
+// addLists reads a file of revocation lists, in PEM or DER, each signed by an authority
+// that is known.
+func (a *authorities) addLists(file string, data []byte) error {
 	blocks, err := pemBlocks(file, data)
 	if err != nil {
 		return err
@@ -113,20 +132,16 @@ func (a *authorities) addLists(file string, data []byte, cas []*x509.Certificate
 		if err != nil {
 			return fmt.Errorf("%s: expected a certificate revocation list, in PEM or DER: %w", file, err)
 		}
-		for _, e := range list.Extensions {
-			// RFC 5280, section 5.2: deltas and parts of lists (issuing distribution
-			// point) are critical, and not to be taken for the whole.
-			if e.Critical {
-				return fmt.Errorf("%s: the list of %s has the critical extension %s: it is not a whole list (a delta, or a part), which is not supported", file, list.Issuer, e.Id)
-			}
+		if id := critical(list); id != nil {
+			return fmt.Errorf("%s: the list of %s has the critical extension %s: it is not a whole list of its own (a delta, a part, or others' certificates), which is not supported", file, list.Issuer, id)
 		}
-		ca := signer(list, cas)
+		ca := a.signer(list.RawIssuer, list.CheckSignatureFrom)
 		if ca == nil {
 			return fmt.Errorf("%s: the list of %s is signed by none of caFiles", file, list.Issuer)
 		}
 		r := &revocations{file: file, thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate, serials: make(map[string]bool, len(list.RevokedCertificateEntries))}
-		for i := range list.RevokedCertificateEntries {
-			r.serials[string(list.RevokedCertificateEntries[i].SerialNumber.Bytes())] = true
+		for _, e := range list.RevokedCertificateEntries {
+			r.serials[string(e.SerialNumber.Bytes())] = true
 		}
 		if known := a.lists[issuerKey(ca)]; known == nil || known.thisUpdate.Before(r.thisUpdate) {
 			a.lists[issuerKey(ca)] = r
@@ -135,10 +150,34 @@ func (a *authorities) addLists(file string, data []byte, cas []*x509.Certificate
 	return nil
 }
 
-func signer(list *x509.RevocationList, cas []*x509.Certificate) *x509.Certificate {
-	for _, ca := range cas {
-		if bytes.Equal(ca.RawSubject, list.RawIssuer) && list.CheckSignatureFrom(ca) == nil {
-			return ca
+// critical is a critical extension of the list or of an entry in it, or nil. Deltas, parts
+// of lists (issuing distribution point) and entries of other issuers have one, and are not to
+// be taken for the whole (RFC 5280, sections 5.2 and 5.3).
+func critical(list *x509.RevocationList) asn1.ObjectIdentifier {
+	first := func(extensions []pkix.Extension) asn1.ObjectIdentifier {
+		for _, e := range extensions {
+			if e.Critical {
+				return e.Id
+			}
+		}
+		return nil
+	}
+	if id := first(list.Extensions); id != nil {
+		return id
+	}
+	for _, e := range list.RevokedCertificateEntries {
+		if id := first(e.Extensions); id != nil {
+			return id
+		}
+	}
+	return nil
+}
+
+// signer is the authority of that name whose signature checks.
+func (a *authorities) signer(rawIssuer []byte, check func(*x509.Certificate) error) *x509.Certificate {
+	for _, ca := range a.known {
+		if bytes.Equal(ca.certificate.RawSubject, rawIssuer) && check(ca.certificate) == nil {
+			return ca.certificate
 		}
 	}
 	return nil
@@ -174,22 +213,45 @@ func (a *authorities) check(chains [][]*x509.Certificate, now time.Time) error {
 }
 
 func (a *authorities) checkChain(chain []*x509.Certificate, now time.Time) error {
-	for i, c := range chain[:max(len(chain)-1, 0)] {
-		list := a.lists[issuerKey(chain[i+1])]
-		switch {
-		case list == nil:
-		case list.serials[string(c.SerialNumber.Bytes())]:
-			return &revokedError{cert: c, list: list}
-		case !list.nextUpdate.IsZero() && now.After(list.nextUpdate):
-			return &revokedError{cert: c, list: list, unknown: true}
+	for i, c := range chain[:len(chain)-1] {
+		if err := a.checkOne(c, chain[i+1], now); err != nil {
+			return err
 		}
+	}
+	c := chain[len(chain)-1]
+	for range a.known { // they may have certified each other in a circle
+		issuer := a.above[string(c.Raw)]
+		if issuer == nil {
+			break
+		}
+		if err := a.checkOne(c, issuer, now); err != nil {
+			return err
+		}
+		c = issuer
 	}
 	return nil
 }
 
-// warnings are of lists that are out of date.
+func (a *authorities) checkOne(c, issuer *x509.Certificate, now time.Time) error {
+	list := a.lists[issuerKey(issuer)]
+	switch {
+	case list == nil:
+	case list.serials[string(c.SerialNumber.Bytes())]:
+		return &revokedError{cert: c, list: list}
+	case !list.nextUpdate.IsZero() && now.After(list.nextUpdate):
+		return &revokedError{cert: c, list: list, unknown: true}
+	}
+	return nil
+}
+
+// warnings are of authorities and lists that are out of date.
 func (a *authorities) warnings(now time.Time) []string {
 	var all []string
+	for _, ca := range a.known {
+		if now.After(ca.certificate.NotAfter) {
+			all = append(all, fmt.Sprintf("%s: the authority's certificate %s is out of date: nobody gets in by it", ca.file, about(ca.certificate)))
+		}
+	}
 	for _, l := range a.lists {
 		if !l.nextUpdate.IsZero() && now.After(l.nextUpdate) {
 			all = append(all, fmt.Sprintf("%s: the revocation list is out of date since %s: certificates of its authority are refused until there is a newer one",
