@@ -38,12 +38,18 @@ const (
 // which each server's own are made. Safe for concurrent use.
 type Tickets struct {
 	o     TicketOptions
+	start time.Time     // random keys are counted by rotations since then
+	turn  atomic.Int64  // the rotation of the first random key
 	count atomic.Uint64 // changes with the keys
-	until atomic.Int64  // Unix nanoseconds; when the next random key is due
 
 	mu   sync.Mutex
-	keys [][]byte // the first seals
-	data []byte   // of KeyFile
+	keys []ticketKey // the first seals
+	data []byte      // of KeyFile
+}
+
+type ticketKey struct {
+	secret []byte
+	turn   int64 // the rotation it seals in, if it is random
 }
 
 // NewTickets reads the key file, or draws a key.
@@ -54,11 +60,11 @@ func NewTickets(o TicketOptions) (*Tickets, error) {
 	if o.Rotation <= 0 {
 		o.Rotation = defaultRotation
 	}
-	t := &Tickets{o: o}
+	t := &Tickets{o: o, start: o.Now()}
 	if o.KeyFile != "" {
 		return t, t.Reload()
 	}
-	t.rotate(o.Now())
+	t.rotate(0)
 	return t, nil
 }
 
@@ -93,8 +99,8 @@ func (t *Tickets) Reload() error {
 }
 
 // parseKeys never quotes what it read.
-func parseKeys(data []byte) ([][]byte, error) {
-	var keys [][]byte
+func parseKeys(data []byte) ([]ticketKey, error) {
+	var keys []ticketKey
 	for i, line := range strings.Split(string(data), "\n") {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
@@ -106,7 +112,7 @@ func parseKeys(data []byte) ([][]byte, error) {
 		if len(key) < minKey {
 			return nil, fmt.Errorf("line %d: expected a key of %d bytes or more, found %d (make one with: openssl rand -base64 32)", i+1, minKey, len(key))
 		}
-		keys = append(keys, key)
+		keys = append(keys, ticketKey{secret: key})
 	}
 	if len(keys) == 0 {
 		return nil, errors.New("expected a key in base64 on a line, found none (make one with: openssl rand -base64 32)")
@@ -128,26 +134,33 @@ func (t *Tickets) Warnings() []string {
 // version tells one set of keys from the next; random ones are exchanged when their
 // time has come.
 func (t *Tickets) version(now time.Time) uint64 {
-	if t.o.KeyFile == "" && now.UnixNano() >= t.until.Load() {
-		t.rotate(now)
+	if t.o.KeyFile == "" {
+		// By the monotonic clock: the other one may be set back.
+		if turn := int64(now.Sub(t.start) / t.o.Rotation); turn > t.turn.Load() {
+			t.rotate(turn)
+		}
 	}
 	return t.count.Load()
 }
 
-func (t *Tickets) rotate(now time.Time) {
+// rotate draws the key of a rotation, and drops those that have been there for too many,
+// though nobody came in some of them.
+func (t *Tickets) rotate(turn int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	due := time.Unix(0, t.until.Load())
-	if len(t.keys) > 0 && now.Before(due) {
+	if len(t.keys) > 0 && turn <= t.turn.Load() {
 		return // somebody else was first
 	}
-	if now.Sub(due) > keptKeys*t.o.Rotation {
-		t.keys = nil // nobody came for so long: all are too old
+	secret := make([]byte, minKey)
+	_, _ = rand.Read(secret) // never fails (crypto/rand)
+	keys := []ticketKey{{secret, turn}}
+	for _, k := range t.keys {
+		if turn-k.turn < keptKeys {
+			keys = append(keys, k)
+		}
 	}
-	key := make([]byte, minKey)
-	_, _ = rand.Read(key) // never fails (crypto/rand)
-	t.keys = append([][]byte{key}, t.keys[:min(len(t.keys), keptKeys-1)]...)
-	t.until.Store(now.Add(t.o.Rotation).UnixNano())
+	t.keys = keys
+	t.turn.Store(turn)
 	t.count.Add(1)
 }
 
@@ -155,9 +168,9 @@ func (t *Tickets) rotate(now time.Time) {
 func (t *Tickets) keysFor(context []byte) (keys [][32]byte, version uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, master := range t.keys {
+	for _, k := range t.keys {
 		// Fails for more than 255 blocks only.
-		derived, _ := hkdf.Key(sha256.New, master, nil, "spliceway session tickets "+string(context), 32)
+		derived, _ := hkdf.Key(sha256.New, k.secret, nil, "spliceway session tickets "+string(context), 32)
 		keys = append(keys, [32]byte(derived))
 	}
 	return keys, t.count.Load()
