@@ -42,6 +42,10 @@ func (p *pair) certificate(now func() time.Time) *tls.Certificate {
 
 func (p *pair) leaf() *x509.Certificate { return p.bare.Leaf }
 
+func (p *pair) validAt(t time.Time) bool {
+	return !t.Before(p.leaf().NotBefore) && !t.After(p.leaf().NotAfter)
+}
+
 // issuer is the next certificate of the chain; nil: there is none.
 func (p *pair) issuer() *x509.Certificate {
 	if len(p.bare.Certificate) < 2 {

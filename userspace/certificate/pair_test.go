@@ -16,6 +16,8 @@ import (
 	"log/slog"
 	"math/big"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,6 +156,45 @@ func TestMoreWarnings(t *testing.T) {
 		w := b.set(tt.src).Warnings()
 		if len(w) != 1 || !strings.Contains(w[0], tt.want) || !strings.Contains(w[0], tt.src.CertFile) {
 			t.Errorf("%s: %q, want %q", tt.src.CertFile, w, tt.want)
+		}
+	}
+}
+
+// TestWhatIsOutOfDateComesLast: a directory often has the certificate of last year beside
+// its successor. The clock alone changes the choice, not a Reload.
+func TestWhatIsOutOfDateComesLast(t *testing.T) {
+	b := newBed(t)
+	start := time.Now().Truncate(time.Second) // as certificates have it
+	clock := start
+	from := func(name string, rsa bool, begin, end time.Duration) {
+		b.pair(name, testenv.Leaf{Names: []string{"a.test"}, RSA: rsa, NotBefore: start.Add(begin), NotAfter: start.Add(end)})
+	}
+	from("1-old", false, -time.Hour, time.Hour)
+	from("2-next", false, 2*time.Hour, 4*time.Hour)
+	from("3-rsa", true, 0, 3*time.Hour)
+	s, err := NewSet([]Source{{Directory: b.dir}}, Options{Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return clock }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		want  string
+	}{
+		{0, "1-old"},
+		{time.Hour, "1-old"}, // its last second
+		{time.Hour + time.Second, "3-rsa"},
+		{2 * time.Hour, "2-next"},
+		{5 * time.Hour, "1-old"}, // none is valid
+	} {
+		clock = start.Add(tt.after)
+		c, err := s.Get(modern("a.test"))
+		if err != nil {
+			t.Errorf("after %s: %v", tt.after, err)
+			continue
+		}
+		at := slices.IndexFunc(s.current.Load().all, func(p *pair) bool { return p.bare == c })
+		if got := filepath.Base(s.current.Load().all[at].origin); got != tt.want+".crt" {
+			t.Errorf("after %s: got %s, want %s.crt", tt.after, got, tt.want)
 		}
 	}
 }

@@ -142,8 +142,8 @@ func rank(p *pair) int {
 }
 
 // Get chooses the certificate for a handshake: one that has the name that the client
-// asks for, if there is one, and that the client takes. It is tls.Config's
-// GetCertificate.
+// asks for, if there is one, that the client takes, and that is valid now; if none is, the
+// first that the client takes. It is tls.Config's GetCertificate.
 func (s *Set) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c := s.current.Load()
 	candidates := c.all
@@ -162,12 +162,21 @@ func (s *Set) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	// The name has been looked at: without it SupportsCertificate does not do so again.
 	nameless := *hello
 	nameless.ServerName = ""
+	var outOfDate *pair
+	now := s.o.Now()
 	for _, p := range candidates {
-		if nameless.SupportsCertificate(p.bare) == nil {
+		if nameless.SupportsCertificate(p.bare) != nil {
+			continue
+		}
+		if p.validAt(now) {
 			return p.certificate(s.o.Now), nil
 		}
+		outOfDate = cmp.Or(outOfDate, p)
 	}
-	return nil, ErrNoneSupported
+	if outOfDate == nil {
+		return nil, ErrNoneSupported
+	}
+	return outOfDate.certificate(s.o.Now), nil
 }
 
 // Files are the files and directories that Reload reads.
