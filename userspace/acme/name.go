@@ -42,6 +42,9 @@ type issuer struct {
 func (m *Manager) newName(id string) *name {
 	n := &name{id: id, manager: m}
 	n.ctx, n.cancel = context.WithCancel(m.ctx)
+	// A name that left and comes back may have its certificate on the way to the disk.
+	m.writing.Lock()
+	defer m.writing.Unlock()
 	data, err := autocert.DirCache(m.options.Cache).Get(n.ctx, id)
 	switch {
 	case errors.Is(err, autocert.ErrCacheMiss):
