@@ -558,3 +558,141 @@ func TestAFloodThatEndsIsReadOn(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
+
+// TestABurstOfSmallRecordsIsBounded, and so is what is answered meanwhile: each key
+// update that asks for one is answered with one.
+func TestABurstOfSmallRecordsIsBounded(t *testing.T) {
+	for _, updates := range []int{0, 15} { // crypto/tls takes 16 records without data in a row
+		t.Run(fmt.Sprintf("%d key updates each", updates), func(t *testing.T) {
+			b := newRelayBed(t)
+			app, gw := b.leg()
+			client := testenv.NewRecords(app, b.client, true)
+			layer := tlsconn.Server(gw, b.server)
+			done := make(chan error, 1)
+			go func() { done <- client.TLS().Handshake() }()
+			if err := errors.Join(layer.Handshake(t.Context()), <-done, client.Ready()); err != nil {
+				t.Fatal(err)
+			}
+			var wire []byte
+			var err error
+			for range 200 {
+				for range updates {
+					if wire, err = client.SealKeyUpdate(wire); err != nil {
+						t.Fatal(err)
+					}
+				}
+				wire = client.Seal(wire, testenv.RecordData, []byte("x"))
+			}
+			fd := gw.Detach()
+			t.Cleanup(func() { _ = unix.Close(fd) })
+			layer.Detach(fd)
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1) // the client does not read
+			_ = app.SetReadBuffer(1)
+			if _, err := app.Write(wire); err != nil {
+				t.Fatal(err)
+			}
+			if err := testenv.Poll(t.Context(), func() (bool, error) {
+				n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+				return n == len(wire), err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			d := &direction{readable: true}
+			scratch := make([]byte, relayScratch)
+			total := 0
+			for total < 200 {
+				n, err := d.decrypt(layer, scratch)
+				if err != nil || n > maxRecords || !d.readable && total+n < 200 {
+					t.Fatalf("%d bytes in one burst, %v, readable %t", n, err, d.readable)
+				}
+				total += n
+				// One record's worth of answers may come on top of the limit.
+				if layer.Pending() > 4<<10+16*64 {
+					t.Fatalf("%d bytes of answers wait", layer.Pending())
+				}
+				if layer.Flooded() {
+					if n >= maxRecords {
+						t.Errorf("a flood was read on for %d records", n)
+					}
+					return
+				}
+			}
+			if updates > 0 && layer.Pending() > 0 {
+				t.Errorf("%d bytes of answers wait, and nobody calls it a flood", layer.Pending())
+			}
+		})
+	}
+}
+
+// TestAKeyUpdateAfterTheGoodbye of the other direction cannot be answered, and the
+// direction that is open goes on.
+func TestAKeyUpdateAfterTheGoodbye(t *testing.T) {
+	b := newRelayBed(t)
+	app, gw := b.leg()
+	client, in := b.secured(app, gw, true, tls.VersionTLS13)
+	backend, u := b.leg()
+	server := testenv.NewRecords(backend, b.server, false)
+	out := tlsconn.Client(u, b.client.Clone())
+	done := make(chan error, 1)
+	go func() { done <- server.TLS().Handshake() }()
+	if err := errors.Join(out.Handshake(t.Context()), <-done, server.Ready()); err != nil {
+		t.Fatal(err)
+	}
+	results := make(chan Result, 1)
+	f := Flow{Client: gw, Upstream: u, Done: func(_ *telemetry.Record, r Result) { results <- r }}
+	f.TLS[In], f.TLS[Out] = in, out
+	b.s.Start(f)
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(server.TLS()); err != nil {
+		t.Fatal(err)
+	}
+	wire, err := server.SealKeyUpdate(server.Seal(nil, testenv.RecordData, []byte("before, ")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire = server.Seal(wire, testenv.RecordData, []byte("after"))
+	wire = server.Seal(wire, testenv.RecordAlert, []byte{1, 0}) // close_notify
+	if _, err := backend.Write(wire); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(client); err != nil || string(got) != "before, after" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_ = backend.Close()
+	if r := await(t, results); r.End != telemetry.EndEOF {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// TestWhoEndsAfterTheGoodbyeWithoutOneGetsTheRest: FIN without close_notify, sent while
+// what it is told is still in sockets.
+func TestWhoEndsAfterTheGoodbyeWithoutOneGetsTheRest(t *testing.T) {
+	b := newRelayBed(t)
+	ends, raw, result := b.relayed(shapes[1], nil)
+	data := randomBytes(4, 1_000_000)
+	if _, err := ends[Out].Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := ends[Out].CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := testenv.Poll(t.Context(), func() (bool, error) {
+		said := false
+		b.eachFlow(func(f *flow) { said = f.dir[Out].closed })
+		return said, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := raw[In].CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	r := await(t, result) // all is over before a byte is read
+	if r.End != telemetry.EndEOF || r.Bytes[Out] != int64(len(data)) {
+		t.Errorf("result %+v", r)
+	}
+	if got, err := io.ReadAll(ends[In]); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the client got %d bytes of %d, %v", len(got), len(data), err)
+	}
+}

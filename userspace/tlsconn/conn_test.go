@@ -27,6 +27,16 @@ const patience = 30 * time.Second
 // detached.
 func accepted(t *testing.T) (*tls.Conn, *Conn) {
 	t.Helper()
+	raw, s, ca := connected(t)
+	client := tls.Client(raw, ca.ClientConfig("a.test"))
+	server := shaken(t, client, s, ca)
+	detach(t, s, server)
+	return client, server
+}
+
+// connected is a client's and a server's end of a connection.
+func connected(t *testing.T) (net.Conn, *sock.Conn, *testenv.CA) {
+	t.Helper()
 	p, err := sock.NewPoller()
 	if err != nil {
 		t.Fatal(err)
@@ -51,20 +61,30 @@ func accepted(t *testing.T) (*tls.Conn, *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return raw, s, ca
+}
+
+// shaken does the handshake.
+func shaken(t *testing.T, client *tls.Conn, s *sock.Conn, ca *testenv.CA) *Conn {
+	t.Helper()
 	config, err := ca.ServerConfig("a.test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, server := tls.Client(raw, ca.ClientConfig("a.test")), Server(s, config)
+	server := Server(s, config)
 	done := make(chan error, 1)
 	go func() { done <- client.Handshake() }()
 	if err := errors.Join(server.Handshake(t.Context()), <-done); err != nil {
 		t.Fatal(err)
 	}
+	return server
+}
+
+func detach(t *testing.T, s *sock.Conn, c *Conn) {
+	t.Helper()
 	fd := s.Detach()
 	t.Cleanup(func() { _ = unix.Close(fd) })
-	server.Detach(fd)
-	return client, server
+	c.Detach(fd)
 }
 
 // everything reads to the end, waiting by looking again.
@@ -194,5 +214,73 @@ func TestHandshakeEndsWithItsTime(t *testing.T) {
 	_ = raw.Close()
 	if err := Server(s, &tls.Config{}).Handshake(t.Context()); !errors.Is(err, io.EOF) {
 		t.Errorf("a close: %v", err)
+	}
+}
+
+// TestWhatIsDecryptedStaysInItsBuffer: crypto/tls passes over a warning of TLS 1.2, and
+// has decrypted the record behind it when Read returns.
+func TestWhatIsDecryptedStaysInItsBuffer(t *testing.T) {
+	raw, s, ca := connected(t)
+	config := ca.ClientConfig("a.test")
+	config.MaxVersion = tls.VersionTLS12
+	client := testenv.NewRecords(raw, config, true)
+	server := shaken(t, client.TLS(), s, ca)
+	detach(t, s, server)
+	if err := client.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	first, second := bytes.Repeat([]byte("1"), 5000), bytes.Repeat([]byte("2"), 5000)
+	b := client.Seal(nil, testenv.RecordData, first)
+	b = client.Seal(b, testenv.RecordAlert, []byte{1, 100}) // no_renegotiation
+	b = client.Seal(b, testenv.RecordData, second)
+	if _, err := raw.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := testenv.Poll(t.Context(), func() (bool, error) {
+		n, err := unix.IoctlGetInt(server.fd, unix.SIOCINQ)
+		return n == len(b), err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, MinRead)
+	n, err := server.Read(got)
+	if err != nil || !bytes.Equal(got[:n], first) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	server.Park()
+	others := make([]*[]byte, 16) // other connections read now
+	for i := range others {
+		others[i] = raws.Get().(*[]byte)
+		for j := range *others[i] {
+			(*others[i])[j] = 'x'
+		}
+	}
+	n, err = server.Read(got)
+	if err != nil || !bytes.Equal(got[:n], second) {
+		t.Errorf("%d bytes, %v, not those that were sent: %.20q", n, err, got[:n])
+	}
+	if _, err := server.Read(got); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("behind them: %v", err)
+	}
+	server.Park()
+	if held := server.Held(); held > 0 {
+		t.Errorf("%d bytes are held", held)
+	}
+	for _, b := range others {
+		raws.Put(b)
+	}
+}
+
+// TestGoodbyeBeforeTheSocketIsGivenAway goes to the client, and not to descriptor 0.
+func TestGoodbyeBeforeTheSocketIsGivenAway(t *testing.T) {
+	raw, s, ca := connected(t)
+	client := tls.Client(raw, ca.ClientConfig("a.test"))
+	server := shaken(t, client, s, ca)
+	defer s.Close()
+	if err := server.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v; the socket is open, so only close_notify can be an end", err)
 	}
 }
