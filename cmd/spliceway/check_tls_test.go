@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spliceway/spliceway/testenv"
 )
@@ -86,5 +87,25 @@ func TestCheckNamesBrokenFilesAndNoKey(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestCheckWarnsOfAnExpiredCertificate(t *testing.T) {
+	dir := t.TempDir()
+	c, err := testenv.MustCA(t).Issue(testenv.Leaf{Names: []string{"shop.test"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile, err := testenv.WritePair(dir, "shop", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "spliceway.yaml")
+	text := fmt.Sprintf("endpoints:\n- name: shop\n  url: \"tls://shop.test:443\"\n  tlsTermination: {certificates: [{certFile: %q, keyFile: %q}]}\n  upstream: {url: \"tcp://127.0.0.1:1\"}\n", certFile, keyFile)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, status := output("check", config); status != 0 || !strings.Contains(errs, certFile+": the certificate has expired at ") {
+		t.Errorf("exit status %d, %q", status, errs)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -202,5 +203,34 @@ func TestACMEByHTTP01(t *testing.T) {
 		if res.StatusCode != tt.status || res.Header.Get("Location") != tt.location {
 			t.Errorf("%s: %s to %q, want %d to %q", tt.url, res.Status, res.Header.Get("Location"), tt.status, tt.location)
 		}
+	}
+}
+
+// TestACMEOfARefusedFileIsForgotten: the mended file's is used, at once.
+func TestACMEOfARefusedFileIsForgotten(t *testing.T) {
+	testenv.CheckLeaks(t)
+	s := newACMESite(t, gatewayPort, 0)
+	upstream := greeter(t, s.Backends[0], "welcome")
+	r := start(t, s.Network, "endpoints:\n"+endpoint("pass", sni("pass.test"), upstream))
+	good := s.config(upstream, "")
+	wrong := strings.Replace(good, s.pebble.DirectoryURL, "https://127.0.0.1:1/wrong", 1)
+	wrong = strings.Replace(wrong, "cache: ", `httpAddress: ":80", cache: `, 1)
+	r.write(wrong + endpoint("broken", sni("broken.test"), upstream, "tlsTermination: {certificates: [{certFile: /none, keyFile: /none}]}"))
+	if _, err := r.WaitLine(short(t), says("configuration refused")); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.Clients[0].Dial(short(t), netip.AddrPortFrom(s.IPv4, 80)); err == nil {
+		_ = c.Close()
+		t.Error("the refused acme.httpAddress is listened on")
+	}
+	r.write(good)
+	if _, err := r.WaitLine(short(t), says("certificate obtained")); err != nil {
+		t.Fatal(err)
+	}
+	if _, greeting := s.greeted(t, r); greeting != "welcome" {
+		t.Errorf("the upstream says %q", greeting)
+	}
+	if strings.Contains(r.Log().String(), "next start") {
+		t.Error("what is in force is said to take effect at the next start")
 	}
 }

@@ -353,7 +353,7 @@ func (a *agent) warnUnchangeable(cfg *config.Config) {
 		{"bpffs", cfg.BPFFS != a.config.BPFFS},
 		{"cgroup", cfg.Cgroup != a.config.Cgroup},
 		{"sourcePorts", cfg.SourcePorts != a.config.SourcePorts},
-		{"acme", a.tls.acme != nil && cfg.ACME != a.config.ACME},
+		{"acme", a.current.authority != nil && cfg.ACME != a.current.authority.options},
 		{"log.format", cfg.Log.Format != a.config.Log.Format},
 		{"log.access", cfg.Log.Access != a.config.Log.Access},
 		{"limits.openFiles", cfg.Limits.OpenFiles != a.config.Limits.OpenFiles},

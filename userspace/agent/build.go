@@ -29,6 +29,7 @@ type generation struct {
 	terminations map[string]*termination
 	tickets      *terminate.Tickets
 	ticketsOf    config.SessionTickets // what tickets was made from
+	authority    *authority            // nil: no endpoint has wanted one yet
 }
 
 type pool struct {
@@ -53,7 +54,7 @@ func Table(cfg *config.Config) (*route.Table, error) {
 }
 
 // build makes a generation; it changes nothing that runs.
-func (a *agent) build(cfg *config.Config) (*generation, error) {
+func (a *agent) build(cfg *config.Config) (_ *generation, err error) {
 	table, err := Table(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("build route table: %w", err)
@@ -69,6 +70,11 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 		AcceptRate: cfg.Limits.AcceptRate, AcceptBurst: cfg.Limits.AcceptBurst,
 	}
 	gen.snapshot = s
+	defer func() {
+		if err != nil {
+			gen.closeExcept(a.current)
+		}
+	}()
 	if err := a.openTLS(cfg, gen); err != nil {
 		return nil, err
 	}
@@ -93,7 +99,7 @@ func (a *agent) build(cfg *config.Config) (*generation, error) {
 			Metrics:        a.metrics.Endpoint(e.Name),
 		}
 		if t := gen.terminations[e.Name]; t != nil {
-			s.Endpoints[i].Termination = a.proxyTermination(cfg, e, t)
+			s.Endpoints[i].Termination = proxyTermination(cfg, e, t, gen.authority)
 		}
 		byName[e.Name] = s.Endpoints[i]
 	}
@@ -188,6 +194,9 @@ func (g *generation) closeExcept(other *generation) {
 		if other == nil || other.terminations[name] != t {
 			t.close()
 		}
+	}
+	if g.authority != nil && (other == nil || other.authority != g.authority) {
+		g.authority.stop()
 	}
 }
 

@@ -23,8 +23,6 @@ import (
 // tlsState is what endpoints that terminate TLS share, from one configuration to the
 // next.
 type tlsState struct {
-	acme   *acme.Manager          // nil: no endpoint has wanted it
-	stop   func()                 // ends what acme needs
 	watch  *filesWatch            // nil: there is nothing to watch
 	warned map[expiring]int       // the lowest threshold, in days, that was told
 	odd    map[refresher][]string // the warnings that were told
@@ -58,31 +56,40 @@ func (a *agent) openTLS(cfg *config.Config, gen *generation) (err error) {
 	if a.tls.ballast == nil && slices.ContainsFunc(cfg.Endpoints, func(e config.Endpoint) bool { return e.TLSTermination != nil }) {
 		a.tls.ballast = make([]byte, ballastSize)
 	}
-	if a.tls.acme != nil || len(acmeNames(cfg)) == 0 {
-		return nil
+	if a.current != nil {
+		gen.authority = a.current.authority
 	}
-	return a.openACME(cfg.ACME)
+	if gen.authority == nil && len(acmeNames(cfg)) > 0 {
+		gen.authority, err = a.openACME(cfg.ACME)
+	}
+	return err
 }
 
-func (a *agent) openACME(c config.ACME) error {
+// authority is where certificates come from by themselves. It is made when an endpoint
+// first wants it, and then handed from generation to generation.
+type authority struct {
+	*acme.Manager
+	options config.ACME // what it was made from
+	stop    func()
+}
+
+func (a *agent) openACME(c config.ACME) (*authority, error) {
 	m, err := acme.New(acme.Options{
 		DirectoryURL: c.DirectoryURL, Email: c.Email, Cache: c.Cache, CAFile: c.CAFile, RenewBefore: c.RenewBefore,
 		KeyID: c.ExternalAccount.KeyID, HMACKeyFile: c.ExternalAccount.HMACKeyFile,
 		HTTP01: c.HTTPAddress != "", Logger: a.logger,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stopHTTP := func() {}
 	if c.HTTPAddress != "" {
 		if stopHTTP, err = a.serveChallenges(c.HTTPAddress, m.HTTPHandler()); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	m.Start(context.Background())
-	a.tls.acme = m
-	a.tls.stop = func() { stopHTTP(); m.Close() }
-	return nil
+	return &authority{m, c, func() { stopHTTP(); m.Close() }}, nil
 }
 
 // serveChallenges answers HTTP-01 challenges.
@@ -118,8 +125,8 @@ func acmeNames(cfg *config.Config) []string {
 // since. old was, before it; nil: nothing.
 func (a *agent) certificatesApplied(cfg *config.Config, gen, old *generation, since time.Time) {
 	gen.startTermination(old)
-	if a.tls.acme != nil {
-		a.tls.acme.SetNames(acmeNames(cfg))
+	if gen.authority != nil {
+		gen.authority.SetNames(acmeNames(cfg))
 	}
 	for name, t := range gen.terminations {
 		if old == nil || old.terminations[name] != t {
@@ -250,7 +257,7 @@ func (a *agent) lookAtExpiry() {
 	for name, t := range a.current.terminations {
 		list := t.list()
 		if t.certificates == nil {
-			for _, i := range a.tls.acme.List() {
+			for _, i := range a.current.authority.List() {
 				if slices.Contains(i.Names, t.spec.ServerName) {
 					list = append(list, i)
 				}
@@ -297,8 +304,5 @@ func (a *agent) warnOfExpiry(endpoint string, i *certificate.Info) {
 func (a *agent) closeTLS() {
 	if a.tls.watch != nil {
 		a.tls.watch.close()
-	}
-	if a.tls.stop != nil {
-		a.tls.stop()
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/spliceway/spliceway/userspace/acme"
 	"github.com/spliceway/spliceway/userspace/certificate"
@@ -147,13 +148,17 @@ func (t *termination) close() {
 
 // termination is the running generation's if it is the same, else a new one, which is
 // not started.
-func (a *agent) termination(e *config.Endpoint, tickets *terminate.Tickets) (*termination, error) {
+func (a *agent) termination(e *config.Endpoint, gen *generation) (*termination, error) {
 	if a.current != nil {
-		if old := a.current.terminations[e.Name]; old != nil && old.tickets == tickets && reflect.DeepEqual(old.spec, terminationSpec(e)) {
+		if old := a.current.terminations[e.Name]; old != nil && old.tickets == gen.tickets && reflect.DeepEqual(old.spec, terminationSpec(e)) {
 			return old, nil
 		}
 	}
-	return newTermination(e, tickets, a.tls.acme, a.logger)
+	var m *acme.Manager
+	if gen.authority != nil {
+		m = gen.authority.Manager
+	}
+	return newTermination(e, gen.tickets, m, a.logger)
 }
 
 // buildTerminations makes gen's, or tells all that is wrong with them.
@@ -164,7 +169,7 @@ func (a *agent) buildTerminations(cfg *config.Config, gen *generation) error {
 		if e.TLSTermination == nil {
 			continue
 		}
-		t, err := a.termination(e, gen.tickets)
+		t, err := a.termination(e, gen)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -175,11 +180,11 @@ func (a *agent) buildTerminations(cfg *config.Config, gen *generation) error {
 }
 
 // proxyTermination is what package proxy is told of it.
-func (a *agent) proxyTermination(cfg *config.Config, e *config.Endpoint, t *termination) *proxy.Termination {
+func proxyTermination(cfg *config.Config, e *config.Endpoint, t *termination, from *authority) *proxy.Termination {
 	p := &proxy.Termination{Server: t.server, Client: t.client, Timeout: cfg.Timeouts.Handshake}
 	if e.TLSTermination.ACME {
 		p.Challenge = &tls.Config{
-			MinVersion: tls.VersionTLS12, NextProtos: []string{acme.ChallengeProtocol}, GetCertificate: a.tls.acme.Get, SessionTicketsDisabled: true,
+			MinVersion: tls.VersionTLS12, NextProtos: []string{acme.ChallengeProtocol}, GetCertificate: from.Get, SessionTicketsDisabled: true,
 		}
 	}
 	return p
@@ -204,6 +209,12 @@ func CheckFiles(cfg *config.Config) (warnings []string, err error) {
 		for _, r := range t.refreshers() {
 			for _, w := range r.Warnings() {
 				warnings = append(warnings, fmt.Sprintf("%s: endpoint %s: %s", e.TLSTermination.Pos, e.Name, w))
+			}
+		}
+		for _, i := range t.list() {
+			if time.Now().After(i.NotAfter) {
+				warnings = append(warnings, fmt.Sprintf("%s: endpoint %s: %s: the certificate has expired at %s: clients will refuse it",
+					e.TLSTermination.Pos, e.Name, i.Origin, i.NotAfter.UTC().Format(time.RFC3339)))
 			}
 		}
 		t.close()

@@ -246,7 +246,7 @@ func follows(c, next *x509.Certificate) bool {
 	return err == nil || errors.As(err, &insecure) || errors.Is(err, x509.ErrUnsupportedAlgorithm)
 }
 
-// warnings are what is odd about a pair, though it works.
+// warnings are what is odd about a pair, though it works. That it expires is told by Info.
 func (p *pair) warnings(now time.Time) []string {
 	all := slices.Clone(p.odd)
 	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
@@ -256,9 +256,6 @@ func (p *pair) warnings(now time.Time) []string {
 	leaf := p.leaf()
 	if now.Before(leaf.NotBefore) {
 		say("%s: the certificate is not valid before %s", p.origin, leaf.NotBefore.UTC().Format(time.RFC3339))
-	}
-	if now.After(leaf.NotAfter) {
-		say("%s: the certificate has expired at %s: clients will refuse it", p.origin, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	if len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
 		say("%s: the certificate has no subject alternative name: clients look at nothing else", p.origin)

@@ -122,8 +122,6 @@ func TestTheChainStaysWhereItsFileBreaks(t *testing.T) {
 
 func TestMoreWarnings(t *testing.T) {
 	b, remade := newBed(t), newBed(t) // two CAs of one name
-	day := 24 * time.Hour
-	expired, _ := b.pair("expired", testenv.Leaf{Names: []string{"a.test"}, NotBefore: time.Now().Add(-2 * day), NotAfter: time.Now().Add(-day)})
 	_, c := b.pair("chain", testenv.Leaf{Names: []string{"a.test"}})
 	withChain := func(name string, next []byte) Source {
 		t.Helper()
@@ -148,7 +146,6 @@ func TestMoreWarnings(t *testing.T) {
 		src  Source
 		want string
 	}{
-		{expired, "has expired"},
 		{withChain("remade", other.Raw), "certificate 2 is not the issuer"},
 		{withChain("stranger", leaf.Certificate[0]), "certificate 2 is not the issuer"},
 		{Source{CertFile: certFile, KeyFile: keyFile, FetchOCSP: true}, "the issuer's certificate is not in the file"},

@@ -115,7 +115,8 @@ type ACME struct {
 	// TLS-ALPN-01 alone, at the endpoint's own port, 443 as the world sees it.
 	HTTPAddress string `yaml:"httpAddress"`
 	// RenewBefore is how long before its end a certificate is renewed. 0: a third
-	// of its life, 30 days at most.
+	// of its life, 30 days at most. None is renewed before a quarter of its life is
+	// over.
 	RenewBefore time.Duration `yaml:"renewBefore"`
 	// ExternalAccount binds to an account at the authority, where it wants that.
 	ExternalAccount ExternalAccount `yaml:"externalAccount"`

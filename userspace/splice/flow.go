@@ -65,15 +65,16 @@ type direction struct {
 	pipe     pipe   // borrowed while inPipe > 0
 	inPipe   int
 	bytes    int64
-	preface  int  // how many of the next bytes delivered do not count
-	readable bool // the source may have something
-	hangup   bool // the source has sent FIN or is broken: read until the end shows
-	writable bool // the target may take something
-	bulk     int  // > 0: bursts are large, so splice rather than copy; how many small ones end that
-	noSplice bool // urgent data: tcp_splice_read stops before it, recv does not
-	said     bool // the goodbye of TLS, before the FIN
-	eof      bool // the source has ended
-	closed   bool // nothing more will be delivered: FIN passed on, or given up
+	preface  int   // how many of the next bytes delivered do not count
+	readable bool  // the source may have something
+	hangup   bool  // the source has sent FIN or is broken: read until the end shows
+	writable bool  // the target may take something
+	bulk     int   // > 0: bursts are large, so splice rather than copy; how many small ones end that
+	noSplice bool  // urgent data: tcp_splice_read stops before it, recv does not
+	said     bool  // the goodbye of TLS, before the FIN
+	failed   error // what decrypt met behind bytes that were good
+	eof      bool  // the source has ended
+	closed   bool  // nothing more will be delivered: FIN passed on, or given up
 }
 
 // pump moves what can be moved in direction i. more: it stopped because its turn
@@ -359,6 +360,8 @@ func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
 	f.w.remove(f)
 	for side, fd := range f.fds {
 		switch {
+		case !reset && f.tls[side] != nil:
+			sock.CloseGracefully(fd) // it may have sent more after its goodbye: that must not reset it
 		case !reset:
 			_ = unix.Close(fd)
 		case (end == telemetry.EndTLSError || end == telemetry.EndEOF) && side == f.dead:

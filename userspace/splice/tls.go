@@ -27,8 +27,11 @@ const (
 )
 
 // decrypt fills b, record by record, as far as they are there. An error comes when
-// the bytes before it have been passed on: it comes again.
+// the bytes before it have been passed on.
 func (d *direction) decrypt(l Layer, b []byte) (n int, err error) {
+	if d.failed != nil {
+		return 0, d.failed
+	}
 	for records := 0; len(b)-n >= maxPlaintext && (n == 0 || records < maxRecords && !l.Flooded()); records++ {
 		m, err := l.Read(b[n:])
 		n += m
@@ -37,6 +40,8 @@ func (d *direction) decrypt(l Layer, b []byte) (n int, err error) {
 		case n > 0:
 			if errors.Is(err, unix.EAGAIN) {
 				d.readable = false
+			} else if !errors.Is(err, io.EOF) { // which comes again
+				d.failed = err
 			}
 			return n, nil
 		case errors.Is(err, io.EOF):
@@ -74,10 +79,13 @@ func (f *flow) flushRecords(i int, d *direction) bool {
 	if !d.writable {
 		return false
 	}
+	waited := l.Pending()
 	err := l.Flush()
+	if l.Pending() < waited {
+		f.last = f.w.clock()
+	}
 	switch {
 	case err == nil:
-		f.last = f.w.clock()
 		return true
 	case errors.Is(err, unix.EAGAIN):
 		d.writable = false

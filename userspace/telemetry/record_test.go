@@ -83,6 +83,21 @@ func TestWhatClientsSendCannotForgeLines(t *testing.T) {
 	}
 }
 
+// TestALargeClientCertificateTakesLittleOfALine, which is not to be larger than a log
+// collector takes.
+func TestALargeClientCertificateTakesLittleOfALine(t *testing.T) {
+	long := strings.Repeat("n", 60_000)
+	names := slices.Repeat([]string{"URI:" + long}, 1000)
+	var b bytes.Buffer
+	NewAccessLog(slog.New(slog.NewJSONHandler(&b, nil))).Write(&Record{TLS: &TLS{Client: &ClientCertificate{Subject: "CN=" + long, SANs: names}}})
+	if b.Len() > 20<<10 || !strings.Contains(b.String(), "CN=nnn") || !strings.Contains(b.String(), "URI:nnn") {
+		t.Errorf("a line of %d bytes: %.200q", b.Len(), b.String())
+	}
+	if len(names[0]) != len(long)+4 {
+		t.Error("the record itself was cut")
+	}
+}
+
 func TestALongProtocolListIsCut(t *testing.T) {
 	for _, tt := range []struct{ offered, shown int }{{0, 0}, {1, 1}, {maxLoggedALPN, maxLoggedALPN}, {maxLoggedALPN + 1, maxLoggedALPN + 1}, {128, maxLoggedALPN + 1}} {
 		offered := slices.Repeat([]string{"h2"}, tt.offered)

@@ -4,6 +4,7 @@ package telemetry
 
 import (
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -46,8 +47,20 @@ const (
 	KeyUpstreamCipher    = "upstream_tls_cipher"
 )
 
-// maxLoggedSANs is how many names of a client's certificate a line shows.
-const maxLoggedSANs = 16
+// What a client's certificate may take of a line: names, and bytes of each and of the
+// subject. A certificate may have megabytes of them.
+const (
+	maxLoggedSANs = 16
+	maxLoggedName = 512
+)
+
+// cut is s up to maxLoggedName bytes.
+func cut(s string) string {
+	if len(s) > maxLoggedName {
+		return s[:maxLoggedName] + "..."
+	}
+	return s
+}
 
 // attrs appends t's part of the line.
 func (t *TLS) attrs(attrs []slog.Attr) []slog.Attr {
@@ -64,9 +77,13 @@ func (t *TLS) attrs(attrs []slog.Attr) []slog.Attr {
 		attrs = append(attrs, slog.Bool(KeyTLSResumed, true))
 	}
 	if c := t.Client; c != nil {
-		text(KeyClientSubject, c.Subject)
+		text(KeyClientSubject, cut(c.Subject))
 		if len(c.SANs) > 0 {
-			attrs = append(attrs, slog.Any(KeyClientSANs, shown(c.SANs, maxLoggedSANs)))
+			names := slices.Clone(c.SANs[:min(len(c.SANs), maxLoggedSANs+1)])
+			for i, n := range names {
+				names[i] = cut(n)
+			}
+			attrs = append(attrs, slog.Any(KeyClientSANs, shown(names, maxLoggedSANs)))
 		}
 		text(KeyClientFingerprint, c.Fingerprint)
 		attrs = append(attrs, slog.Bool(KeyClientVerified, c.Verified))
