@@ -147,19 +147,27 @@ func (ca *CA) CRL(nextUpdate time.Time, revoked ...tls.Certificate) ([]byte, err
 // Signer is the authority's certificate and key, to sign what else it may sign.
 func (ca *CA) Signer() (*x509.Certificate, crypto.Signer) { return ca.certificate, ca.key }
 
-// WritePair writes a certificate and its key (PKCS #8, mode 0600) as NAME.crt and
-// NAME.key into dir, each replaced at once, as who renews certificates should do it.
-func WritePair(dir, name string, c tls.Certificate) (certFile, keyFile string, err error) {
-	var chain []byte
+// EncodePair returns a certificate with its chain, and its key, as PEM.
+func EncodePair(c tls.Certificate) (chain, key []byte, err error) {
 	for _, der := range c.Certificate {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
-		return "", "", fmt.Errorf("encode key of %s: %w", name, err)
+		return nil, nil, fmt.Errorf("encode key: %w", err)
+	}
+	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// WritePair writes a certificate and its key (PKCS #8, mode 0600) as NAME.crt and
+// NAME.key into dir, each replaced at once, as who renews certificates should do it.
+func WritePair(dir, name string, c tls.Certificate) (certFile, keyFile string, err error) {
+	chain, key, err := EncodePair(c)
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", name, err)
 	}
 	certFile, keyFile = filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	if err := WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := WriteFile(keyFile, key); err != nil {
 		return "", "", err
 	}
 	return certFile, keyFile, WriteFile(certFile, chain)

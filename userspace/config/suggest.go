@@ -5,6 +5,7 @@ package config
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/agext/levenshtein"
@@ -55,4 +56,10 @@ func slips(length int) int {
 		return 2
 	}
 	return 3
+}
+
+// DidYouMean returns `, did you mean "x"?` with the candidate that a word was meant to be,
+// or nothing if that is not clear.
+func DidYouMean(word string, candidates []string) string {
+	return didYouMean(word, slices.Values(candidates))
 }
