@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// winner is the route that has a name on a listener.
+type winner struct {
+	route    *attachable
+	hostname string // of the route, before it was narrowed to the listener's
+}
+
+// way is a listener's way to treat a route's connections.
+type way struct {
+	gateway     *gateway // nil: the same for all
+	termination *Termination
+}
+
+// serve flattens the choice of a listener, and then of one of its routes, into
+// single names: each is that of the route which the listener that is the most
+// specific for it chooses. A name that lies within a more specific listener on
+// the same address and port is left to that one.
+func (c *computation) serve() {
+	owners := c.owners()
+	winners := c.winners()
+	matches := map[*attachable]map[way][]Match{}
+	for _, g := range c.gateways {
+		for _, l := range g.listeners {
+			if !l.claims() || l.spec.Protocol != gatewayv1.TLSProtocolType && !c.beside(owners, l) {
+				continue
+			}
+			for _, n := range l.names {
+				if _, ok := winners[l][n]; !ok {
+					c.out.Refusals = append(c.out.Refusals, Match{slices.Clone(g.addresses), uint16(l.spec.Port), n, g.name, string(l.spec.Name)})
+				}
+			}
+			w := way{}
+			if l.mode == Terminate {
+				w = way{g, l.termination}
+			}
+			for name, won := range winners[l] {
+				m := Match{Port: uint16(l.spec.Port), Name: name, Gateway: g.name, Listener: string(l.spec.Name)}
+				owned := false
+				for _, p := range l.places() {
+					if owners.of(p, name) == l {
+						owned = true
+						if p.addr.IsValid() {
+							m.Addresses = append(m.Addresses, p.addr)
+						}
+					}
+				}
+				if !owned {
+					continue
+				}
+				if matches[won.route] == nil {
+					matches[won.route] = map[way][]Match{}
+				}
+				matches[won.route][w] = append(matches[won.route][w], m)
+			}
+		}
+	}
+	for a, ways := range matches {
+		for w, list := range ways {
+			slices.SortFunc(list, compareMatches)
+			r := Route{Route: a.name, Matches: list, Backends: a.backends}
+			if w.gateway != nil {
+				r.Mode, r.Termination, r.Backends = Terminate, w.termination, c.secure(a, w.gateway)
+			}
+			c.out.Routes = append(c.out.Routes, r)
+		}
+	}
+	slices.SortFunc(c.out.Routes, func(a, b Route) int {
+		return cmp.Or(cmp.Compare(a.Route.String(), b.Route.String()), compareMatches(a.Matches[0], b.Matches[0]))
+	})
+	slices.SortFunc(c.out.Refusals, compareMatches)
+}
+
+func compareMatches(a, b Match) int {
+	return cmp.Or(cmp.Compare(a.Gateway.String(), b.Gateway.String()), cmp.Compare(a.Listener, b.Listener), cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Name, b.Name), slices.CompareFunc(a.Addresses, b.Addresses, netip.Addr.Compare))
+}
+
+// owners has the listener of each name that one claims, by place.
+type owners map[place]map[string]*listener
+
+func (c *computation) owners() owners {
+	o := owners{}
+	for _, g := range c.gateways {
+		for _, l := range g.listeners {
+			if !l.claims() {
+				continue
+			}
+			for _, p := range l.places() {
+				if o[p] == nil {
+					o[p] = map[string]*listener{}
+				}
+				for _, n := range l.names {
+					o[p][n] = l
+				}
+			}
+		}
+	}
+	return o
+}
+
+// of returns the most specific listener at p that takes name.
+func (o owners) of(p place, name string) *listener {
+	for outer := range func(yield func(string) bool) { parents(name, yield) } {
+		if l := o[p][outer]; l != nil {
+			return l
+		}
+	}
+	return nil
+}
+
+// beside tells whether l, which is not served, shares a place with a listener
+// that could be taken for it.
+func (c *computation) beside(o owners, l *listener) bool {
+	return slices.ContainsFunc(l.places(), func(p place) bool {
+		for _, other := range o[p] {
+			if other.spec.Protocol == gatewayv1.TLSProtocolType {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// winners chooses among the routes of each listener: that with the most specific
+// hostname has a name, then that which comes first.
+func (c *computation) winners() map[*listener]map[string]winner {
+	all := map[*listener]map[string]winner{}
+	for _, a := range c.routes { // by precedence: a later one must be better to win
+		if a.tls == nil {
+			continue
+		}
+		for _, p := range a.parents {
+			for _, l := range p.attached {
+				if !l.serves() {
+					continue
+				}
+				if all[l] == nil {
+					all[l] = map[string]winner{}
+				}
+				for _, h := range a.hostnames {
+					for _, n := range l.names {
+						name, ok := intersect(h, n)
+						if !ok {
+							continue
+						}
+						if before, taken := all[l][name]; !taken || specificity(h) > specificity(before.hostname) {
+							all[l][name] = winner{a, h}
+						}
+					}
+				}
+			}
+		}
+	}
+	return all
+}
