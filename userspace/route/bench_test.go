@@ -5,6 +5,7 @@ package route
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -56,7 +57,7 @@ func BenchmarkLookup(b *testing.B) {
 				if i == len(names) {
 					i = 0
 				}
-				if m, _ := table.Lookup(443, names[i], alpn); m.Kind != bb.want {
+				if m, _ := table.Lookup(netip.Addr{}, 443, names[i], alpn); m.Kind != bb.want {
 					b.Fatalf("Lookup(%q) = %v", names[i], m)
 				}
 			}

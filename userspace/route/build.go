@@ -13,16 +13,16 @@ import (
 // the first entry that no name can match, that has an endpoint out of range, or
 // that would take connections which an earlier one takes.
 func Build(entries []Entry) (*Table, error) {
-	t := &Table{ports: map[uint16]*names{}}
+	t := &Table{places: map[place]*names{}}
 	builders := newBuilders(entries)
 	for i, e := range entries {
-		if e.Endpoint < 0 || e.Endpoint > math.MaxInt32 {
+		if e.Endpoint < Refuse || e.Endpoint > math.MaxInt32 {
 			return nil, fmt.Errorf("build route table: entry %d (%s): endpoint %d out of range", i, e, e.Endpoint)
 		}
 		if e.Name == "" || e.Name == "*." || len(e.Name) > maxName {
 			return nil, fmt.Errorf("build route table: entry %d (%s): name of 1 to %d bytes needed", i, e, maxName)
 		}
-		c, err := builders[e.Port].choice(e.Name)
+		c, err := builders[e.place()].choice(e.Name)
 		if err != nil {
 			return nil, fmt.Errorf("build route table: entry %d (%s): %w", i, e, err)
 		}
@@ -30,16 +30,22 @@ func Build(entries []Entry) (*Table, error) {
 			return nil, fmt.Errorf("build route table: entries %d and %d both take %s", clash(entries, i), i, e)
 		}
 	}
-	for port, b := range builders {
-		t.ports[port] = &names{exact: b.exact.finish(), wildcard: b.wildcard.finish(), depths: b.depths}
+	for p, b := range builders {
+		t.places[p] = &names{exact: b.exact.finish(), wildcard: b.wildcard.finish(), any: b.any, depths: b.depths}
+		t.owners = t.owners || p.address.IsValid()
 	}
 	return t, nil
 }
+
+func (e *Entry) place() place { return place{e.Address.Unmap(), e.Port} }
 
 // add adds e to the entries of its name, or returns false if another entry has
 // e's place.
 func (t *Table) add(c *choice, e Entry) bool {
 	endpoint := int32(e.Endpoint)
+	if e.Endpoint == Refuse {
+		endpoint = refused
+	}
 	if len(e.ALPN) == 0 {
 		if c.open != none {
 			return false
@@ -66,7 +72,7 @@ func (t *Table) add(c *choice, e Entry) bool {
 func clash(entries []Entry, i int) int {
 	e := entries[i]
 	return slices.IndexFunc(entries[:i+1], func(o Entry) bool {
-		if o.Port != e.Port || o.Name != e.Name {
+		if o.place() != e.place() || o.Name != e.Name {
 			return false
 		}
 		if len(o.ALPN) == 0 || len(e.ALPN) == 0 {
@@ -76,23 +82,24 @@ func clash(entries []Entry, i int) int {
 	})
 }
 
-// namesBuilder fills the names of one port.
+// namesBuilder fills the names of one place.
 type namesBuilder struct {
 	exact, wildcard *indexBuilder
+	any             choice
 	depths          depths
 }
 
-// newBuilders makes a builder for each port, at the size that its entries need.
-func newBuilders(entries []Entry) map[uint16]*namesBuilder {
+// newBuilders makes a builder for each place, at the size that its entries need.
+func newBuilders(entries []Entry) map[place]*namesBuilder {
 	type size struct{ names, bytes int }
 	type sizes struct{ exact, wildcard size }
-	ports := map[uint16]*sizes{}
+	places := map[place]*sizes{}
 	for i := range entries {
 		e := &entries[i]
-		s := ports[e.Port]
+		s := places[e.place()]
 		if s == nil {
 			s = &sizes{}
-			ports[e.Port] = s
+			places[e.place()] = s
 		}
 		kind := &s.exact
 		if isWildcard(e.Name) {
@@ -101,9 +108,10 @@ func newBuilders(entries []Entry) map[uint16]*namesBuilder {
 		kind.names++
 		kind.bytes += len(e.Name)
 	}
-	builders := make(map[uint16]*namesBuilder, len(ports))
-	for port, s := range ports {
-		builders[port] = &namesBuilder{
+	builders := make(map[place]*namesBuilder, len(places))
+	for p, s := range places {
+		builders[p] = &namesBuilder{
+			any:      choice{open: none, list: none},
 			exact:    newIndexBuilder(s.exact.names, s.exact.bytes, 0),
 			wildcard: newIndexBuilder(s.wildcard.names, s.wildcard.bytes, len("*.")),
 		}
@@ -112,6 +120,9 @@ func newBuilders(entries []Entry) map[uint16]*namesBuilder {
 }
 
 func (b *namesBuilder) choice(name string) (*choice, error) {
+	if name == anyName {
+		return &b.any, nil
+	}
 	if !isWildcard(name) {
 		c, _, err := b.exact.choice(name)
 		return c, err

@@ -45,7 +45,11 @@ type choice struct {
 	list int32 // those with protocols: an index into Table.lists, or none
 }
 
-const none = -1
+// Instead of an endpoint.
+const (
+	none    = -1
+	refused = -2
+)
 
 // find returns the key's choice and its name with the prefix.
 func (x *index) find(key string) (choice, string, bool) {

@@ -2,20 +2,24 @@
 
 package route
 
-import "strings"
+import (
+	"net/netip"
+	"strings"
+)
 
-// Lookup finds the entry for a connection to port whose ClientHello has the
-// given server name, in lower case, and the given protocols, in the client's
+// Lookup finds the entry for a connection to an address and port whose ClientHello has
+// the given server name, in lower case, and the given protocols, in the client's
 // order (RFC 7301, section 3.1). It allocates nothing.
 //
-// The exact name comes before every wildcard, and a longer wildcard before a
-// shorter one; "*.x" covers one or more labels in front of x, and not x itself.
+// An address that has entries of its own on the port has no others there.
+// The exact name comes before every wildcard, a longer wildcard before a shorter one,
+// and "*" last; "*.x" covers one or more labels in front of x, and not x itself.
 // Among the entries of one name, the client's first protocol that one of them
 // lists decides; else the entry without a list takes the connection. A name all
 // of whose entries list protocols, none of them the client's, is passed over,
 // and the next shorter wildcard is tried.
-func (t *Table) Lookup(port uint16, name string, alpn []string) (Match, bool) {
-	n := t.ports[port]
+func (t *Table) Lookup(address netip.Addr, port uint16, name string, alpn []string) (Match, bool) {
+	n := t.at(address, port)
 	if n == nil || name == "" || len(name) > maxName {
 		return Match{}, false
 	}
@@ -24,11 +28,11 @@ func (t *Table) Lookup(port uint16, name string, alpn []string) (Match, bool) {
 			return Match{Endpoint: endpoint, Pattern: pattern, Kind: Exact, ALPN: protocol}, true
 		}
 	}
-	if n.depths.empty() {
-		return Match{}, false
+	suffix, depth := name, 0
+	if !n.depths.empty() {
+		depth = labels(name) - 1
 	}
-	suffix := name
-	for depth := labels(name) - 1; depth > 0; depth-- {
+	for ; depth > 0; depth-- {
 		suffix = suffix[strings.IndexByte(suffix, '.')+1:]
 		if !n.depths.has(depth) {
 			continue
@@ -39,7 +43,19 @@ func (t *Table) Lookup(port uint16, name string, alpn []string) (Match, bool) {
 			}
 		}
 	}
+	if endpoint, protocol, ok := t.pick(n.any, alpn); ok {
+		return Match{Endpoint: endpoint, Pattern: anyName, Kind: Any, ALPN: protocol}, true
+	}
 	return Match{}, false
+}
+
+func (t *Table) at(address netip.Addr, port uint16) *names {
+	if t.owners {
+		if n := t.places[place{address.Unmap(), port}]; n != nil {
+			return n
+		}
+	}
+	return t.places[place{port: port}]
 }
 
 // pick returns the endpoint among c's entries and the protocol that decided.
@@ -48,13 +64,19 @@ func (t *Table) pick(c choice, alpn []string) (int, string, bool) {
 		for _, offered := range alpn {
 			for _, p := range t.lists[c.list] {
 				if p.name == offered {
-					return int(p.endpoint), p.name, true
+					return max(int(p.endpoint), Refuse), p.name, true
 				}
 			}
 		}
 	}
+	if c.open == refused {
+		return Refuse, "", true
+	}
 	return int(c.open), "", c.open != none
 }
+
+// anyName is the Name of entries that take every name.
+const anyName = "*"
 
 // maxName is the length of the longest name in DNS's text form, without the
 // dot at its end (RFC 1035, section 3.1).

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"strings"
@@ -71,7 +72,7 @@ func TestLookup(t *testing.T) {
 		{"name too long", 443, strings.Repeat("a.", 200) + "a.test", nil, Match{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, ok := table.Lookup(tt.port, tt.sni, tt.alpn)
+			got, ok := table.Lookup(netip.Addr{}, tt.port, tt.sni, tt.alpn)
 			if diff := cmp.Diff(tt.want, got); diff != "" || ok != (tt.want.Kind != 0) {
 				t.Errorf("Lookup(%d, %q, %q) = %v, %v (-want +got):\n%s", tt.port, tt.sni, tt.alpn, got, ok, diff)
 			}
@@ -105,14 +106,14 @@ func TestLookupOfLongNames(t *testing.T) {
 	for i := 0; i < len(entries); i += 2 {
 		name := entries[i].Name
 		want := Match{Endpoint: i, Pattern: name, Kind: Exact}
-		if got, _ := table.Lookup(443, name, nil); got != want {
+		if got, _ := table.Lookup(netip.Addr{}, 443, name, nil); got != want {
 			t.Fatalf("Lookup(%q) = %v, want %v", name, got, want)
 		}
 		want = Match{Endpoint: i + 1, Pattern: "*." + name, Kind: Wildcard}
-		if got, _ := table.Lookup(443, "y."+name, nil); got != want {
+		if got, _ := table.Lookup(netip.Addr{}, 443, "y."+name, nil); got != want {
 			t.Fatalf("Lookup(%q) = %v, want %v", "y."+name, got, want)
 		}
-		if got, ok := table.Lookup(443, name[:len(name)-1]+"z", nil); ok {
+		if got, ok := table.Lookup(netip.Addr{}, 443, name[:len(name)-1]+"z", nil); ok {
 			t.Fatalf("Lookup of %q with another end = %v", name, got)
 		}
 	}
@@ -120,7 +121,7 @@ func TestLookupOfLongNames(t *testing.T) {
 
 func TestZeroTableMatchesNothing(t *testing.T) {
 	var table Table
-	if m, ok := table.Lookup(443, "a.test", nil); ok {
+	if m, ok := table.Lookup(netip.Addr{}, 443, "a.test", nil); ok {
 		t.Errorf("Lookup = %v", m)
 	}
 	if ports := table.Ports(); len(ports) != 0 {
@@ -138,12 +139,15 @@ func TestBuildRefuses(t *testing.T) {
 			"build route table: entries 1 and 2 both take a:443"},
 		{"same wildcard twice", []Entry{{Port: 443, Name: "*.a"}, {Port: 443, Name: "a"}, {Port: 443, Name: "*.a"}},
 			"build route table: entries 0 and 2 both take *.a:443"},
+		{"any name twice", []Entry{{Port: 443, Name: "*"}, {Port: 443, Name: "*", Endpoint: 1}}, "entries 0 and 1 both take *:443"},
+		{"same name of an address twice", []Entry{{Port: 443, Name: "a", Address: netip.MustParseAddr("10.0.0.1")}, {Port: 443, Name: "a"}, {Port: 443, Name: "a", Address: netip.MustParseAddr("::ffff:10.0.0.1")}},
+			"entries 0 and 2 both take a:443 at ::ffff:10.0.0.1"},
 		{"same protocol twice", []Entry{{Port: 443, Name: "a"}, {Port: 443, Name: "a", ALPN: []string{"h2", "x"}}, {Port: 443, Name: "a", ALPN: []string{"y"}}, {Port: 443, Name: "a", ALPN: []string{"z", "x"}}},
 			`build route table: entries 1 and 3 both take a:443 with ALPN ["z" "x"]`},
 		{"no name", []Entry{{Port: 443}}, "build route table: entry 0 (:443): name of 1 to 253 bytes needed"},
 		{"wildcard of nothing", []Entry{{Port: 443, Name: "*."}}, "build route table: entry 0 (*.:443): name of 1 to 253 bytes needed"},
 		{"name too long", []Entry{{Port: 1, Name: strings.Repeat("a", 254)}}, "name of 1 to 253 bytes needed"},
-		{"negative endpoint", []Entry{{Port: 443, Name: "a", Endpoint: -1}}, "build route table: entry 0 (a:443): endpoint -1 out of range"},
+		{"negative endpoint", []Entry{{Port: 443, Name: "a", Endpoint: -2}}, "build route table: entry 0 (a:443): endpoint -2 out of range"},
 		{"endpoint too large", []Entry{{Port: 443, Name: "a", Endpoint: math.MaxInt32 + 1}}, "out of range"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -156,10 +160,27 @@ func TestBuildRefuses(t *testing.T) {
 }
 
 // naive is what Lookup's comment says, word by word.
-func naive(entries []Entry, port uint16, name string, alpn []string) (Match, bool) {
-	for i := 0; i >= 0; {
+func naive(all []Entry, address netip.Addr, port uint16, name string, alpn []string) (Match, bool) {
+	var own, general []Entry
+	for _, e := range all {
+		switch {
+		case e.Port != port:
+		case !e.Address.IsValid():
+			general = append(general, e)
+		case e.Address == address:
+			own = append(own, e)
+		}
+	}
+	entries := general
+	if len(own) > 0 {
+		entries = own
+	}
+	for i := 0; ; {
 		pattern, kind := name, Exact
-		if i > 0 {
+		switch {
+		case i < 0:
+			pattern, kind = "*", Any
+		case i > 0:
 			pattern, kind = "*."+name[i:], Wildcard
 		}
 		for _, offered := range alpn {
@@ -176,13 +197,15 @@ func naive(entries []Entry, port uint16, name string, alpn []string) (Match, boo
 				return Match{e.Endpoint, pattern, kind, ""}, true
 			}
 		}
-		dot := strings.IndexByte(name[i:], '.')
-		if dot < 0 {
-			break
+		if i < 0 {
+			return Match{}, false
 		}
-		i += dot + 1
+		if dot := strings.IndexByte(name[i:], '.'); dot >= 0 {
+			i += dot + 1
+		} else {
+			i = -1
+		}
 	}
-	return Match{}, false
 }
 
 func TestLookupAgreesWithNaiveModel(t *testing.T) {
@@ -201,13 +224,22 @@ func TestLookupAgreesWithNaiveModel(t *testing.T) {
 		}
 		return list
 	}
-	matches := map[Kind]int{}
+	address := func(n int) netip.Addr {
+		if i := rng.IntN(n); i > 0 {
+			return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+		}
+		return netip.Addr{}
+	}
+	matches, refusals := map[Kind]int{}, 0
 	for range 300 {
 		var entries []Entry
 		for range rng.IntN(20) {
-			e := Entry{Port: uint16(1 + rng.IntN(2)), Name: name(), ALPN: protocols(), Endpoint: rng.IntN(1000)}
-			if rng.IntN(2) == 0 {
+			e := Entry{Port: uint16(1 + rng.IntN(2)), Name: name(), ALPN: protocols(), Endpoint: rng.IntN(10) - 1, Address: address(3)}
+			switch rng.IntN(6) {
+			case 0, 1:
 				e.Name = "*." + e.Name
+			case 2:
+				e.Name = "*"
 			}
 			if _, err := Build(append(entries, e)); err == nil {
 				entries = append(entries, e)
@@ -215,16 +247,19 @@ func TestLookupAgreesWithNaiveModel(t *testing.T) {
 		}
 		table := mustBuild(t, entries)
 		for range 200 {
-			port, sni, alpn := uint16(1+rng.IntN(2)), name(), protocols()
-			want, _ := naive(entries, port, sni, alpn)
-			got, _ := table.Lookup(port, sni, alpn)
-			if got != want {
-				t.Fatalf("Lookup(%d, %q, %q) = %v, want %v, entries %v", port, sni, alpn, got, want, entries)
+			at, port, sni, alpn := address(4), uint16(1+rng.IntN(2)), name(), protocols()
+			want, _ := naive(entries, at, port, sni, alpn)
+			got, ok := table.Lookup(at, port, sni, alpn)
+			if got != want || ok != (got.Kind != 0) {
+				t.Fatalf("Lookup(%s, %d, %q, %q) = %v, want %v, entries %v", at, port, sni, alpn, got, want, entries)
 			}
 			matches[got.Kind]++
+			if ok && got.Endpoint == Refuse {
+				refusals++
+			}
 		}
 	}
-	if matches[Exact] < 1000 || matches[Wildcard] < 1000 || matches[0] < 1000 {
+	if matches[Exact] < 1000 || matches[Any] < 1000 || refusals < 500 || matches[Wildcard] < 1000 || matches[0] < 1000 {
 		t.Errorf("lopsided sample: %v", matches)
 	}
 }
@@ -236,7 +271,7 @@ func TestLookupAllocatesNothing(t *testing.T) {
 	})
 	alpn := []string{"x", "h2"}
 	for _, name := range []string{"a.test", "x.y.b.test", "x.c.test"} {
-		if n := testing.AllocsPerRun(100, func() { table.Lookup(443, name, alpn) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { table.Lookup(netip.Addr{}, 443, name, alpn) }); n != 0 {
 			t.Errorf("Lookup(%q) allocates %v times", name, n)
 		}
 	}
