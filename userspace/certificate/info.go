@@ -8,7 +8,7 @@ import "time"
 
 // Info is what may be told of a certificate: nothing of its key but the kind.
 type Info struct {
-	// Origin is the certificate's file, or "acme".
+	// Origin is the certificate's file, Source.Where of one from memory, or "acme".
 	Origin string
 	// Names are its DNS names and IP addresses.
 	Names               []string

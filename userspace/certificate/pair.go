@@ -22,8 +22,8 @@ import (
 
 // pair is a certificate with its key.
 type pair struct {
-	origin   string // the certificate's file
-	keyFile  string
+	origin   string            // the certificate's file, or where one from memory is from
+	keyFile  string            // empty: from memory
 	sum      [sha256.Size]byte // of the files' content
 	bare     *tls.Certificate  // without a staple
 	staple   atomic.Pointer[staple]
@@ -80,17 +80,9 @@ func readFile(path string) ([]byte, error) {
 // loadPair reads a certificate's file and its key's. old is returned where nothing has
 // changed.
 func loadPair(s *Source, old *pair, now time.Time) (*pair, error) {
-	keyFile := s.KeyFile
-	if keyFile == "" {
-		keyFile = s.CertFile
-	}
-	certData, err := readFile(s.CertFile)
+	certFile, keyFile, certData, keyData, err := s.read()
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
-	}
-	keyData, err := readFile(keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
+		return nil, err
 	}
 	var ocspData []byte
 	if s.OCSPFile != "" {
@@ -105,20 +97,23 @@ func loadPair(s *Source, old *pair, now time.Time) (*pair, error) {
 	}
 	certs, err := parse(certData)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.CertFile, err)
+		return nil, fmt.Errorf("%s: %w", certFile, err)
 	}
 	keys, err := parse(keyData)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", keyFile, err)
 	case len(certs.chain) == 0:
-		return nil, fmt.Errorf("%s: found no certificate in it", s.CertFile)
+		return nil, fmt.Errorf("%s: found no certificate in it", certFile)
 	case len(keys.keys) == 0:
 		return nil, fmt.Errorf("%s: found no private key in it", keyFile)
 	}
-	p, err := newPair(s.CertFile, keyFile, certs.chain, keys.keys)
+	p, err := newPair(certFile, keyFile, certs.chain, keys.keys)
 	if err != nil {
 		return nil, err
+	}
+	if s.inMemory() {
+		p.origin, p.keyFile = s.Where, ""
 	}
 	p.sum, p.fetch, p.ocspFile = sum, s.FetchOCSP, s.OCSPFile
 	if s.OCSPFile != "" {

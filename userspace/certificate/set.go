@@ -18,14 +18,18 @@ import (
 	"time"
 )
 
-// Source is where certificates come from: one certificate with its key, or a directory.
+// Source is where certificates come from: one certificate with its key, from files or from
+// memory, or a directory.
 type Source struct {
 	// CertFile is PEM: the certificate, then those between it and the root. KeyFile
 	// is PEM; empty: the key is in CertFile.
 	CertFile, KeyFile string
+	// CertPEM and KeyPEM, if either is not nil, are in place of CertFile and KeyFile.
+	// They must not change. Where is their origin.
+	CertPEM, KeyPEM []byte
 	// Directory stands for all certificates in it whose key is in it, too.
 	Directory string
-	OCSPFile  string // DER response to staple, with CertFile
+	OCSPFile  string // DER response to staple, with CertFile or CertPEM
 	FetchOCSP bool   // ask the certificate's responder
 	Where     string // place in the configuration, for errors
 }

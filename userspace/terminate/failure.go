@@ -54,6 +54,8 @@ func verification(v *tls.CertificateVerificationError) (telemetry.HandshakeFailu
 		failure = telemetry.HandshakeUnknownCA
 	} else if _, ok := errors.AsType[x509.HostnameError](v.Err); ok {
 		failure = telemetry.HandshakeWrongName
+	} else if _, ok := errors.AsType[sanError](v.Err); ok {
+		failure = telemetry.HandshakeWrongName
 	} else if i, ok := errors.AsType[x509.CertificateInvalidError](v.Err); ok && i.Reason == x509.Expired {
 		failure = telemetry.HandshakeExpired
 	}

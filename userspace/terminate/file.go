@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 // maxFile is the largest file that is read, in bytes: large authorities' CRLs are some
@@ -72,9 +73,17 @@ func readableByOthers(file string) string {
 	return fmt.Sprintf("%s may be read by every user of this host (mode %04o): chmod o-rwx", file, info.Mode().Perm())
 }
 
+// memory is what CAs that are in no file are called.
+func memory(where string) string {
+	if where == "" {
+		return "CA certificates"
+	}
+	return where + ": CA certificates"
+}
+
 // at puts the place in the configuration before an error.
 func at(where string, err error) error {
-	if where == "" || err == nil {
+	if where == "" || err == nil || strings.HasPrefix(err.Error(), memory(where)+": ") {
 		return err
 	}
 	return fmt.Errorf("%s: %w", where, err)

@@ -48,6 +48,7 @@ type ServerOptions struct {
 	ALPN                   []string      // by preference
 	ClientAuth             ClientAuth
 	CAFiles, CRLFiles      []string
+	CAPEM                  []byte           // CAs besides those of CAFiles; nil: none
 	Where                  string           // place in the configuration, for errors
 	Tickets                *Tickets         // nil: no session is resumed
 	Now                    func() time.Time // nil: time.Now
@@ -102,6 +103,14 @@ func NewServer(o ServerOptions) (*Server, error) {
 // Files are what Reload reads.
 func (s *Server) Files() []string { return append(slices.Clone(s.o.CAFiles), s.o.CRLFiles...) }
 
+// authorities are the names of what has CAs.
+func (s *Server) authorities() []string {
+	if s.o.CAPEM == nil {
+		return s.o.CAFiles
+	}
+	return append(slices.Clone(s.o.CAFiles), memory(s.o.Where))
+}
+
 // Reload reads the files again. If they are broken, what was there stays.
 func (s *Server) Reload() error {
 	s.mu.Lock()
@@ -110,11 +119,14 @@ func (s *Server) Reload() error {
 	if err != nil {
 		return at(s.o.Where, err)
 	}
+	if s.o.CAPEM != nil {
+		files[memory(s.o.Where)] = s.o.CAPEM
+	}
 	read := files.digests()
 	if s.current.Load() != nil && maps.Equal(read, s.read) {
 		return nil
 	}
-	a, err := readAuthorities(files, s.o.CAFiles, s.o.CRLFiles)
+	a, err := readAuthorities(files, s.authorities(), s.o.CRLFiles)
 	if err != nil {
 		return at(s.o.Where, err)
 	}
@@ -132,7 +144,7 @@ func (s *Server) Reload() error {
 func (s *Server) context(read digests) []byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d %q %d\n", len(s.o.Endpoint), s.o.Endpoint, s.o.ClientAuth)
-	for _, file := range s.o.CAFiles {
+	for _, file := range s.authorities() {
 		fmt.Fprintf(h, "%x\n", read[file])
 	}
 	return h.Sum(nil)

@@ -74,6 +74,13 @@ func (p *Pool) ConnectSecurely(ctx context.Context, client netip.Addr, secure Se
 			p.mu.Unlock()
 			break
 		}
+		if t.refuse != nil {
+			t.active--
+			p.mu.Unlock()
+			f := try{target: t, reason: Invalid, err: t.refuse}
+			p.count(f)
+			return nil, p.dialError([]try{f})
+		}
 		first, second := p.addresses(t, client, tries, now)
 		p.mu.Unlock()
 

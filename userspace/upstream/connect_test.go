@@ -170,7 +170,7 @@ func TestReasons(t *testing.T) {
 			t.Errorf("%v: got %s, want %s", tt.err, got, tt.name)
 		}
 	}
-	for r, name := range map[Reason]string{Resolve: "resolve", NoTarget: "no_target"} {
+	for r, name := range map[Reason]string{Resolve: "resolve", NoTarget: "no_target", Invalid: "invalid_target"} {
 		if r.String() != name {
 			t.Errorf("got %s, want %s", r, name)
 		}

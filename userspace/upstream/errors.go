@@ -35,6 +35,8 @@ const (
 	NoTarget
 	// Handshake is TLS that could not be agreed on.
 	Handshake
+	// Invalid is a target that refuses (Target.Refuse).
+	Invalid
 	// Canceled is the end of the caller's context, or of the dialer.
 	Canceled
 )
@@ -56,6 +58,8 @@ func (r Reason) String() string {
 		return "no_target"
 	case Handshake:
 		return "tls_handshake"
+	case Invalid:
+		return "invalid_target"
 	case Canceled:
 		return "canceled"
 	}
@@ -83,14 +87,15 @@ type DialError struct {
 	Attempts []Attempt
 }
 
-// Attempt is one failed connect to one address, or one failed lookup.
+// Attempt is one failed connect to one address, or one failed lookup, or what fell
+// to a target that refuses.
 type Attempt struct {
 	// Target is host:port as configured.
 	Target string
-	// Addr is invalid after a failed lookup.
+	// Addr is invalid after a failed lookup, and of a target that refuses.
 	Addr   netip.AddrPort
 	Reason Reason
-	Err    error
+	Err    error // Target.Refuse is the text where that is it
 }
 
 // Error lists every attempt on one line.
@@ -127,7 +132,7 @@ func (a Attempt) String() string {
 	}
 	s += ": " + a.Reason.String()
 	switch a.Reason {
-	case Other, Unreachable, Resolve, Handshake:
+	case Other, Unreachable, Resolve, Handshake, Invalid:
 		cause := a.Err
 		if errno := unix.Errno(0); a.Reason != Handshake && errors.As(a.Err, &errno) {
 			cause = errno // the address has been said

@@ -31,11 +31,18 @@ const (
 // pick chooses the target of the next attempt, or nil if nothing is left, and
 // counts a connection on it. The caller holds p.mu.
 func (p *Pool) pick(client netip.Addr, tries []try, now time.Time) *target {
+	// A connection that is tried again has had its chance of being refused.
+	if len(p.shares) > 0 && len(tries) == 0 {
+		if t := p.share(client); t.refuse != nil {
+			t.active++
+			return t
+		}
+	}
 	var room [16]*target
 	for tier := range tiers {
 		list := room[:0]
 		for i := range p.targets {
-			if t := &p.targets[i]; t.weight > 0 && t.fits(tier, tries, now) {
+			if t := &p.targets[i]; t.weight > 0 && t.refuse == nil && t.fits(tier, tries, now) {
 				list = append(list, t)
 			}
 		}
@@ -50,6 +57,39 @@ func (p *Pool) pick(client netip.Addr, tries []try, now time.Time) *target {
 		return t
 	}
 	return nil
+}
+
+// share decides whether a target that refuses gets the connection. That is up to the
+// weights alone: neither what is out nor how many connections there are has a say.
+func (p *Pool) share(client netip.Addr) *target {
+	if p.policy == SourceHash {
+		return rendezvous(p.shares, client)
+	}
+	return smooth(p.shares)
+}
+
+// sharesOf are the targets that refuse, and the others: each one, or all as one. nil:
+// no target refuses.
+func (p *Pool) sharesOf() []*target {
+	var shares, takers []*target
+	others := &target{}
+	for i := range p.targets {
+		switch t := &p.targets[i]; {
+		case t.weight <= 0:
+		case t.refuse != nil:
+			shares = append(shares, t)
+		default:
+			takers = append(takers, t)
+			others.weight += t.weight
+		}
+	}
+	switch {
+	case shares == nil || others.weight == 0:
+		return shares
+	case p.policy == SourceHash:
+		return append(shares, takers...)
+	}
+	return append(shares, others)
 }
 
 func (t *target) fits(tier tier, tries []try, now time.Time) bool {

@@ -16,6 +16,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -75,7 +76,8 @@ type Pool struct {
 	// it blocks or calls out.
 	mu      sync.Mutex
 	targets []target
-	clock   uint64 // counts picks of an address
+	shares  []*target // to choose from before targets; see share
+	clock   uint64    // counts picks of an address
 	closed  bool
 }
 
@@ -89,7 +91,8 @@ type target struct {
 	active int // connections, those under way included
 	credit int // smooth weighted round robin
 	addrs  []*address
-	lookup *lookup // nil: an IP address
+	lookup *lookup // nil: an IP address, or refuse
+	refuse error   // nil: it takes connections
 }
 
 // New makes a pool. Nothing happens in the background before Start.
@@ -107,13 +110,17 @@ func New(spec Spec, opts Options) *Pool {
 		t.name = net.JoinHostPort(from.Host, strconv.Itoa(int(from.Port)))
 		t.spec = from
 		t.weight, t.port, t.seed = from.Weight, from.Port, seed(t.name)
-		if ip, err := netip.ParseAddr(from.Host); err == nil {
+		if from.Refuse != "" {
+			t.refuse = errors.New(from.Refuse)
+			t.seed = seed(strconv.Itoa(i) + " " + t.name) // several may have no name
+		} else if ip, err := netip.ParseAddr(from.Host); err == nil {
 			t.addrs = []*address{{target: t, addr: netip.AddrPortFrom(ip.Unmap(), from.Port)}}
 		} else {
 			t.lookup = &lookup{host: from.Host}
 			named = true
 		}
 	}
+	p.shares = p.sharesOf()
 	if named || spec.Check.Type != NoCheck {
 		p.bg = newBackground(spec, opts.Resolver)
 	}
@@ -210,7 +217,7 @@ type TargetStatus struct {
 	Target string
 	Weight int
 	// Addr is invalid if the name is not resolved; Err says why, if that has
-	// been tried.
+	// been tried. Of a target that refuses Err is why.
 	Addr netip.AddrPort
 	Err  error
 	// Healthy is the verdict of the active checks; true without any.
@@ -235,7 +242,10 @@ func (p *Pool) Status() []TargetStatus {
 	var all []TargetStatus
 	for i := range p.targets {
 		t := &p.targets[i]
-		if len(t.addrs) == 0 {
+		switch {
+		case t.refuse != nil:
+			all = append(all, TargetStatus{Target: t.name, Weight: t.weight, Err: t.refuse})
+		case len(t.addrs) == 0:
 			all = append(all, TargetStatus{Target: t.name, Weight: t.weight, Err: t.lookup.err})
 		}
 		for _, a := range t.addrs {

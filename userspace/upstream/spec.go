@@ -38,8 +38,13 @@ type Target struct {
 	Port uint16
 	// Weight is the target's share. 0: no new connections.
 	Weight int
-	// TLS is for Secure: that the target wants it.
-	TLS bool
+	// TLS is for Secure: that the target wants it, and by which of Secure's settings.
+	TLS      bool
+	Settings int
+	// Refuse, if not empty, says why there is no such server: the target's share
+	// of the connections fails at once, without retries, and Host and Port are
+	// names only. Connects that have failed elsewhere do not come here.
+	Refuse string
 }
 
 // CheckSpec describes the active check of every address. The zero value is none.
