@@ -164,3 +164,19 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	}
 	return prefix, nil
 }
+
+// parseAddress reads the address of a server.
+func parseAddress(s string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("expected an IP address, found %s", quote(s))
+	case addr.Zone() != "":
+		return netip.Addr{}, fmt.Errorf("expected an address without a zone, found %s", quote(s))
+	case addr.Is4In6():
+		return netip.Addr{}, fmt.Errorf("expected an IPv4 address as such, found it inside IPv6: write %s", addr.Unmap())
+	case addr.IsUnspecified() || addr.IsMulticast():
+		return netip.Addr{}, fmt.Errorf("%s is no address to connect to", addr)
+	}
+	return addr, nil
+}

@@ -37,7 +37,9 @@ func check(r *report, cfg *Config) {
 	}
 	r.sourcePorts(root.key("sourcePorts"), cfg)
 	r.listen(root.key("listen"), cfg.Listen)
-	names := r.endpoints(root.key("endpoints"), cfg.Endpoints)
+	r.manifests(root.key("manifests"), cfg.Manifests)
+	r.hosts(root.key("hosts"), cfg)
+	names := r.endpoints(root.key("endpoints"), cfg)
 	r.acme(root.key("acme"), cfg)
 	r.sessionTickets(root.key("sessionTickets"), &cfg.SessionTickets)
 	r.fallback(root.key("fallback"), &cfg.Fallback, names, cfg.Endpoints)
@@ -147,6 +149,8 @@ func (r *report) refuse(p *path, f *Refuse) {
 		{"tooLarge", f.TooLarge},
 		{"overLimit", f.OverLimit},
 		{"dialFailed", f.DialFailed},
+		{"denied", f.Denied},
+		{"policyFailed", f.PolicyFailed},
 	} {
 		r.oneOf(p.key(one.key), one.how, "close", "reset", "alert")
 	}

@@ -59,12 +59,15 @@ func (d *decoder) decode(node *yaml.Node, p *path, v reflect.Value) {
 	case reflect.TypeFor[netip.Prefix]():
 		d.prefix(node, p, v)
 		return
+	case reflect.TypeFor[netip.Addr]():
+		d.address(node, p, v)
+		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
 		d.structure(node, p, v)
 	case reflect.Map:
-		d.stringMap(node, p, v)
+		d.mapping(node, p, v)
 	case reflect.Slice:
 		d.list(node, p, v)
 	case reflect.Pointer: // nil: not set
@@ -176,12 +179,16 @@ func (d *decoder) fieldsOf(t reflect.Type) *fields {
 	return f
 }
 
-func (d *decoder) stringMap(node *yaml.Node, p *path, v reflect.Value) {
+func (d *decoder) mapping(node *yaml.Node, p *path, v reflect.Value) {
 	if isNull(node) {
 		return
 	}
 	if node.Kind != yaml.MappingNode {
-		d.undecodable(node, p, "expected a mapping of names to strings, found %s", describe(node))
+		elements := "strings"
+		if v.Type().Elem().Kind() == reflect.Slice {
+			elements = "lists"
+		}
+		d.undecodable(node, p, "expected a mapping of names to %s, found %s", elements, describe(node))
 		return
 	}
 	lines := map[string]int{}

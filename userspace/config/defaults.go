@@ -37,6 +37,8 @@ func defaults() prototypes {
 				TooLarge:     "close",
 				OverLimit:    "close",
 				DialFailed:   "close",
+				Denied:       "close",
+				PolicyFailed: "close",
 			},
 			Timeouts: Timeouts{
 				Hello:     3 * time.Second,
@@ -86,9 +88,6 @@ func derive(cfg *Config) {
 		cfg.Limits.AcceptBurst = cfg.Limits.AcceptRate
 	}
 	for i := range cfg.Endpoints {
-		ep := &cfg.Endpoints[i]
-		if hc := &ep.Upstream.HealthCheck; hc.ServerName == "" && !isWildcard(ep.ServerName) {
-			hc.ServerName = ep.ServerName
-		}
+		cfg.Endpoints[i].Finish()
 	}
 }

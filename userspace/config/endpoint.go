@@ -5,15 +5,17 @@ package config
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
 // endpoints reports what is wrong with each endpoint and between them, and
 // returns their indices by name.
-func (r *report) endpoints(p *path, endpoints []Endpoint) map[string]int {
+func (r *report) endpoints(p *path, cfg *Config) map[string]int {
+	endpoints := cfg.Endpoints
 	names := make(map[string]int, len(endpoints))
 	places := make(map[place]int, len(endpoints))
-	if len(endpoints) == 0 {
+	if len(endpoints) == 0 && len(cfg.Manifests) == 0 && !r.broken["manifests"] {
 		r.wrong(p, "at least one endpoint is needed, with a name, a url and an upstream")
 	}
 	for i := range endpoints {
@@ -77,6 +79,8 @@ func (r *report) endpoint(p *path, ep *Endpoint) {
 		r.missing(p, "url", "the public name, as tls://NAME[:PORT]")
 	} else if name, port, err := parsePublicURL(ep.URL); err != nil {
 		r.wrong(p.key("url"), "%v", err)
+	} else if strings.HasSuffix("."+name, ".internal") {
+		r.wrong(p.key("url"), "names below .internal are reached by traffic policies only: write an AgentEndpoint for it (manifests)")
 	} else {
 		ep.ServerName, ep.Port = name, port
 	}

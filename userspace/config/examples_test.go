@@ -122,4 +122,4 @@ endpoints:
 
 // compare lets cmp look into addresses, and takes an empty list or map for one
 // that is not there.
-var compare = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{})}
+var compare = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})}

@@ -34,9 +34,6 @@ func parseServerName(s string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if name == "internal" || strings.HasSuffix(name, ".internal") {
-		return "", errors.New("names below .internal are only for forwarding from other endpoints, which is not supported")
-	}
 	if wildcard {
 		name = "*." + name
 	}

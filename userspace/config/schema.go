@@ -40,8 +40,16 @@ type Config struct {
 	// 0.0.0.0/32 and ::/128 here. No two entries overlap. Empty: all addresses
 	// of both families.
 	Listen []netip.Prefix `yaml:"listen"`
-	// Endpoints are the names this agent serves.
+	// Endpoints are the names this agent serves. They may be empty if there are
+	// Manifests.
 	Endpoints []Endpoint `yaml:"endpoints"`
+	// Manifests are files and directories with Kubernetes objects: absolute, or
+	// relative to the directory of the agent's file, and absolute or relative to
+	// the working directory as that is here.
+	Manifests []string `yaml:"manifests"`
+	// Hosts has the addresses of host names that DNS is not asked for, in
+	// targets' URLs: by name, in lower case and without the dot at the end here.
+	Hosts map[string][]netip.Addr `yaml:"hosts"`
 	// Fallback names the endpoints that take what no endpoint's URL matches.
 	Fallback Fallback `yaml:"fallback"`
 	// Refuse says how a connection that is not routed is ended.
@@ -133,6 +141,11 @@ type Target struct {
 	Port uint16 `yaml:"-"`
 	// TLS tells that the URL is tls://.
 	TLS bool `yaml:"-"`
+	// Refuse says why this target's share of the connections is refused; empty: it is
+	// not.
+	Refuse string `yaml:"-"`
+	// UpstreamTLS is the target's own in place of Upstream.TLS.
+	UpstreamTLS *UpstreamTLS `yaml:"-"`
 }
 
 // HealthCheck is the active check of each address of each target.
@@ -186,6 +199,8 @@ type Refuse struct {
 	TooLarge     string `yaml:"tooLarge"`
 	OverLimit    string `yaml:"overLimit"`
 	DialFailed   string `yaml:"dialFailed"`
+	Denied       string `yaml:"denied"`       // by a traffic policy
+	PolicyFailed string `yaml:"policyFailed"` // a traffic policy could not decide
 }
 
 // AcceptProxy says who may, and must, send a PROXY header.

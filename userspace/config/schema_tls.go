@@ -59,7 +59,10 @@ type Certificate struct {
 	// OCSP is "" or "fetch": ask the certificate's responder, and staple that.
 	OCSP string `yaml:"ocsp"`
 
-	Pos Position `yaml:"-"`
+	// CertPEM and KeyPEM stand in for the files, where they come from an object: From.
+	CertPEM, KeyPEM []byte   `yaml:"-"`
+	From            string   `yaml:"-"`
+	Pos             Position `yaml:"-"`
 }
 
 // MutualTLS is about certificates of clients.
@@ -73,7 +76,9 @@ type MutualTLS struct {
 	// authority whose list is out of date.
 	CRLFiles []string `yaml:"crlFiles"`
 
-	Pos Position `yaml:"-"`
+	// CAPEM stands in for CAFiles, where it comes from an object.
+	CAPEM []byte   `yaml:"-"`
+	Pos   Position `yaml:"-"`
 }
 
 // UpstreamTLS is how the agent speaks TLS to the upstreams of an endpoint that
@@ -93,8 +98,13 @@ type UpstreamTLS struct {
 	// MinVersion is "1.2" (default) or "1.3".
 	MinVersion string `yaml:"minVersion"`
 
-	MinTLS uint16   `yaml:"-"`
-	Pos    Position `yaml:"-"`
+	MinTLS uint16 `yaml:"-"`
+	// CAPEM, CertPEM and KeyPEM stand in for the files, where they come from objects.
+	CAPEM, CertPEM, KeyPEM []byte `yaml:"-"`
+	// SANs are names ("DNS:a.b", "URI:spiffe://a/b") of which the certificate must have
+	// one, instead of ServerName.
+	SANs []string `yaml:"-"`
+	Pos  Position `yaml:"-"`
 }
 
 // ACME says where certificates come from by themselves (RFC 8555).
