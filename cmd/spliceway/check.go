@@ -15,8 +15,9 @@ type checkCmd struct {
 
 func (checkCmd) Help() string {
 	return `Each mistake is a line FILE:LINE:COLUMN: KEY: what is wrong; all of them are
-printed. Certificates, keys and lists that it names are read, too. Nothing is
-started, listened on or resolved. Exit status 1 if something is wrong.`
+printed. Certificates, keys, lists and manifests that it names are read, too;
+"spliceway status" says more of the objects in these. Nothing is started,
+listened on or resolved. Exit status 1 if something is wrong.`
 }
 
 // Run is the command.
@@ -29,20 +30,30 @@ func (c checkCmd) Run(e env) error {
 			fmt.Fprintln(e.stderr, err)
 			continue
 		}
-		warnings, err := agent.CheckFiles(cfg)
+		p := agent.Plan(cfg)
+		for _, w := range p.Warnings {
+			fmt.Fprintf(e.stderr, "warning: %s: %s\n", w.Pos, w.Text)
+		}
+		warnings, err := agent.CheckFiles(p)
 		for _, w := range warnings {
 			fmt.Fprintln(e.stderr, "warning:", w)
+		}
+		if len(p.Problems) > 0 {
+			failed = true
+			fmt.Fprintln(e.stderr, p.Problems)
 		}
 		if err != nil {
 			failed = true
 			fmt.Fprintln(e.stderr, err)
+		}
+		if err != nil || len(p.Problems) > 0 {
 			continue
 		}
 		noun := "endpoints"
-		if len(cfg.Endpoints) == 1 {
+		if len(p.Config.Endpoints) == 1 {
 			noun = "endpoint"
 		}
-		fmt.Fprintf(e.stdout, "%s: ok, %d %s\n", file, len(cfg.Endpoints), noun)
+		fmt.Fprintf(e.stdout, "%s: ok, %d %s\n", file, len(p.Config.Endpoints), noun)
 	}
 	if failed {
 		return errReported

@@ -18,14 +18,18 @@ import (
 )
 
 type demoCmd struct {
-	JSON bool `help:"Print JSON."`
+	Manifests []string `help:"Show what these files and directories of Kubernetes manifests come to, instead." placeholder:"PATH" sep:"none"`
+	JSON      bool     `help:"Print JSON."`
 }
 
 func (demoCmd) Help() string {
 	return `The demo takes a few seconds and needs root. Its hosts are network namespaces of
 their own; it touches no network of this host and leaves nothing behind. Exit
 status 0 if every connection went where it should and the client, the backends
-and the agent's access log agree on it.`
+and the agent's access log agree on it.
+
+With --manifests the agent serves these, on a server for each host that they name.
+Files of a directory that contradict each other are shown one by one.`
 }
 
 // Run is the command.
@@ -35,6 +39,9 @@ func (c demoCmd) Run(e env) error {
 	executable, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the agent's program: %w", err)
+	}
+	if len(c.Manifests) > 0 {
+		return c.manifests(ctx, e, executable)
 	}
 	report, err := demo.Run(ctx, executable)
 	if err != nil {

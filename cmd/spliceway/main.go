@@ -20,6 +20,7 @@ type cli struct {
 	Run     runCmd     `cmd:"" help:"Run the agent."`
 	Check   checkCmd   `cmd:"" help:"Check configuration files and print every mistake."`
 	Routes  routesCmd  `cmd:"" help:"Show the routes of a configuration, or ask it where a name goes."`
+	Status  statusCmd  `cmd:"" help:"Show what becomes of each object in the manifests of a configuration."`
 	Flows   flowsCmd   `cmd:"" help:"Show the established connections, or end some."`
 	Unload  unloadCmd  `cmd:"" help:"Take what an agent left in the kernel out of it; ends its connections (root)."`
 	Probe   probeCmd   `cmd:"" help:"Show what this kernel can do, and what is lost where it cannot."`

@@ -6,14 +6,27 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/spliceway/spliceway/userspace/agent"
 	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/plan"
+	"github.com/spliceway/spliceway/userspace/policy"
+	"github.com/spliceway/spliceway/userspace/route"
+	"github.com/spliceway/spliceway/userspace/telemetry"
 )
+
+// tell prints what is wrong with objects of manifests: they are not among what follows.
+func tell(e env, p *plan.Plan) {
+	for _, w := range p.Problems {
+		fmt.Fprintln(e.stderr, w)
+	}
+}
 
 type routesCmd struct {
 	List routesListCmd `cmd:"" default:"withargs" help:"List the routes of a configuration (the default)."`
@@ -31,19 +44,53 @@ type routeLine struct {
 	ALPN     []string `json:"alpn,omitempty"`
 	Endpoint string   `json:"endpoint"`
 	TLS      string   `json:"tls"` // passthrough or terminate
+	Policy   bool     `json:"policy,omitempty"`
 	Targets  []string `json:"targets"`
 	Source   string   `json:"source"`
+	Object   string   `json:"object,omitempty"`
 }
 
-func lineOf(e *config.Endpoint) routeLine {
-	l := routeLine{URL: fmt.Sprintf("tls://%s:%d", e.ServerName, e.Port), ALPN: e.ALPN, Endpoint: e.Name, TLS: "passthrough", Source: e.Pos.String()}
+// linesOf are an endpoint's, one for each of its URLs.
+func linesOf(p *plan.Plan, i int) (lines []routeLine) {
+	for _, places := range [][]route.Entry{p.Endpoints[i].Places, p.Endpoints[i].Internal} {
+		for _, at := range places {
+			l := lineOf(p, i)
+			l.URL = fmt.Sprintf("tls://%s:%d", at.Name, at.Port)
+			if at.Address.IsValid() {
+				l.URL += " at " + at.Address.String()
+			}
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+func lineOf(p *plan.Plan, i int) routeLine {
+	e := &p.Config.Endpoints[i]
+	l := routeLine{URL: fmt.Sprintf("tls://%s:%d", e.ServerName, e.Port), ALPN: e.ALPN, Endpoint: e.Name, TLS: "passthrough", Source: e.Pos.String(), Object: p.Endpoints[i].From}
 	if e.TLSTermination != nil {
 		l.TLS = "terminate"
 	}
+	if x := p.Endpoints[i].Policy; x != nil {
+		l.Policy = true
+		if len(x.Terminations()) > 0 {
+			l.TLS = "by policy"
+		}
+	}
+	total := 0
+	for _, t := range e.Upstream.All {
+		total += t.Weight
+	}
 	for _, t := range e.Upstream.All {
 		target := t.URL
-		if t.Weight != 1 {
+		switch {
+		case l.Object != "" && total > 0 && len(e.Upstream.All) > 1:
+			target += fmt.Sprintf(" (%.3g %%)", 100*float64(t.Weight)/float64(total))
+		case l.Object == "" && t.Weight != 1:
 			target += fmt.Sprintf(" (weight %d)", t.Weight)
+		}
+		if t.Refuse != "" {
+			target += ": refused, " + t.Refuse
 		}
 		l.Targets = append(l.Targets, target)
 	}
@@ -56,9 +103,11 @@ func (c routesListCmd) Run(e env) error {
 	if err != nil {
 		return err
 	}
-	lines := make([]routeLine, 0, len(cfg.Endpoints))
-	for i := range cfg.Endpoints {
-		lines = append(lines, lineOf(&cfg.Endpoints[i]))
+	p := agent.Plan(cfg)
+	tell(e, p)
+	lines := make([]routeLine, 0, len(p.Config.Endpoints))
+	for i := range p.Config.Endpoints {
+		lines = append(lines, linesOf(p, i)...)
 	}
 	fallbacks := []struct{ Outcome, Endpoint string }{
 		{"unknownName", cfg.Fallback.UnknownName}, {"noSNI", cfg.Fallback.NoSNI}, {"notTLS", cfg.Fallback.NotTLS},
@@ -77,7 +126,11 @@ func (c routesListCmd) Run(e env) error {
 	}
 	t := newTable(e.stdout, "URL", "ALPN", "Endpoint", "TLS", "Targets", "Source")
 	for _, l := range lines {
-		t.AppendRow(table.Row{l.URL, strings.Join(l.ALPN, ","), l.Endpoint, l.TLS, strings.Join(l.Targets, "\n"), l.Source})
+		targets := strings.Join(l.Targets, "\n")
+		if l.Policy {
+			targets = strings.TrimSuffix("(policy)\n"+targets, "\n")
+		}
+		t.AppendRow(table.Row{l.URL, strings.Join(l.ALPN, ","), l.Endpoint, l.TLS, targets, l.Source})
 	}
 	for _, f := range fallbacks {
 		if f.Endpoint != "" {
@@ -90,16 +143,21 @@ func (c routesListCmd) Run(e env) error {
 
 type routesTestCmd struct {
 	configFlag
-	SNI  string   `arg:"" name:"SNI" help:"The name that the client asks for; \"\" for a client that names none."`
-	ALPN []string `help:"What the client offers, in its order." placeholder:"PROTOCOL,..." sep:","`
-	Port uint16   `help:"The port that the client connects to. Default: each port of the configuration." placeholder:"PORT"`
-	JSON bool     `help:"Print JSON."`
+	SNI      string     `arg:"" name:"SNI" help:"The name that the client asks for; \"\" for a client that names none."`
+	ALPN     []string   `help:"What the client offers, in its order." placeholder:"PROTOCOL,..." sep:","`
+	Port     uint16     `help:"The port that the client connects to. Default: each port of the configuration." placeholder:"PORT"`
+	Address  netip.Addr `help:"The address that the client connects to, where that matters. Default: one that no Gateway has for itself." placeholder:"IP"`
+	ClientIP netip.Addr `name:"client-ip" help:"The client's address, for traffic policies (default ${default})." placeholder:"IP" default:"192.0.2.1"`
+	JA4      string     `name:"ja4" help:"The client's JA4 fingerprint, for traffic policies." placeholder:"JA4"`
+	JSON     bool       `help:"Print JSON."`
 }
 
 func (routesTestCmd) Help() string {
 	return `Exit status 0 if an endpoint takes the name on some port, 1 if it is refused on
 all of them. The answer is the one that the running agent gives: exact names
-before wildcards, longer wildcards before shorter, then the fallback.`
+before wildcards, longer wildcards before shorter, then the fallback. Traffic
+policies are walked through, and each decision is printed; what only a TLS
+handshake can tell is empty there.`
 }
 
 // verdict is the answer for one port.
@@ -108,6 +166,7 @@ type verdict struct {
 	Outcome  string     `json:"outcome"`
 	Why      string     `json:"why"`
 	Endpoint *routeLine `json:"endpoint,omitempty"`
+	Steps    []string   `json:"steps,omitempty"`
 }
 
 // Run is the command.
@@ -116,7 +175,9 @@ func (c routesTestCmd) Run(e env) error {
 	if err != nil {
 		return err
 	}
-	routes, err := agent.NewRoutes(cfg)
+	p := agent.Plan(cfg)
+	tell(e, p)
+	routes, err := agent.NewRoutes(p)
 	if err != nil {
 		return err
 	}
@@ -130,14 +191,24 @@ func (c routesTestCmd) Run(e env) error {
 	var verdicts []verdict
 	taken := false
 	for _, port := range ports {
-		d, err := routes.Decide(port, c.SNI, c.ALPN)
+		d, err := routes.Decide(c.Address, port, c.SNI, c.ALPN)
 		if err != nil {
 			return fmt.Errorf("SNI %q: %w", c.SNI, err)
 		}
 		v := verdict{Port: port, Outcome: d.Outcome.String(), Why: d.Why}
 		if d.Endpoint != nil {
-			l := lineOf(d.Endpoint)
-			v.Endpoint, taken = &l, true
+			l := lineOf(p, d.Index)
+			v.Endpoint = &l
+			var end telemetry.Outcome
+			v.Steps, end = routes.Follow(d.Index, &policy.Connection{
+				Client: netip.AddrPortFrom(c.ClientIP, 49152), Server: netip.AddrPortFrom(c.Address, port), Start: time.Now(),
+				SNI: c.SNI, JA4: c.JA4, OfferedALPN: c.ALPN,
+			})
+			if end != telemetry.OutcomeRouted {
+				v.Outcome = end.String()
+			} else {
+				taken = true
+			}
 		}
 		verdicts = append(verdicts, v)
 	}
@@ -162,7 +233,20 @@ func printVerdict(w io.Writer, v verdict) {
 		return
 	}
 	fmt.Fprintf(w, "port %d: endpoint %s: %s\n", v.Port, v.Endpoint.Endpoint, v.Why)
-	fmt.Fprintf(w, "  %s  ->  %s\n  %s\n", v.Endpoint.URL, strings.Join(v.Endpoint.Targets, ", "), v.Endpoint.Source)
+	object := ""
+	if v.Endpoint.Object != "" {
+		object = ", " + v.Endpoint.Object
+	}
+	if len(v.Steps) == 0 {
+		fmt.Fprintf(w, "  %s  ->  %s\n", v.Endpoint.URL, strings.Join(v.Endpoint.Targets, ", "))
+	}
+	fmt.Fprintf(w, "  %s%s\n", v.Endpoint.Source, object)
+	for _, s := range v.Steps {
+		fmt.Fprintln(w, "  "+s)
+	}
+	if v.Outcome != telemetry.OutcomeRouted.String() {
+		fmt.Fprintf(w, "  refused (%s)\n", v.Outcome)
+	}
 }
 
 // newTable is a table in the style of all commands.

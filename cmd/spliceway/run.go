@@ -10,6 +10,7 @@ import (
 
 type runCmd struct {
 	configFlag
+	Strict bool `help:"Refuse the configuration if any object of its manifests is wrong, instead of serving the others."`
 }
 
 func (runCmd) Help() string {
@@ -22,6 +23,6 @@ for what is open (timeouts.drain); a second SIGTERM ends at once.`
 // Run is the command.
 func (c runCmd) Run(e env) error {
 	return agent.Run(context.Background(), agent.Options{
-		ConfigFile: c.Config, Log: e.stderr, Access: e.stdout, Build: buildInfo(),
+		ConfigFile: c.Config, Strict: c.Strict, Log: e.stderr, Access: e.stdout, Build: buildInfo(),
 	})
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/admin"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/control"
+	"github.com/spliceway/spliceway/userspace/plan"
 	"github.com/spliceway/spliceway/userspace/proxy"
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
@@ -35,6 +36,8 @@ import (
 type Options struct {
 	// ConfigFile is the path of the agent's file.
 	ConfigFile string
+	// Strict refuses a configuration if any object of its manifests is wrong.
+	Strict bool
 	// Log takes the agent's own log, Access the access log: one line per
 	// connection.
 	Log, Access io.Writer
@@ -56,9 +59,12 @@ type agent struct {
 	access    *telemetry.AccessLog
 	sink      *telemetry.AsyncWriter
 
-	config  *config.Config
-	current *generation
-	watch   *fileWatch
+	config    *config.Config
+	current   *generation
+	watch     *fileWatch
+	strict    bool
+	planned   *plan.Plan  // what is served
+	manifests *filesWatch // nil: there are none
 	// state is why the agent is not ready, nil when it is.
 	state atomic.Pointer[string]
 }
@@ -92,7 +98,7 @@ func Run(ctx context.Context, opts Options) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	a := &agent{file: opts.ConfigFile, config: cfg, metrics: telemetry.New(opts.Build)}
+	a := &agent{file: opts.ConfigFile, strict: opts.Strict, config: cfg, metrics: telemetry.New(opts.Build)}
 	a.state.Store(&starting)
 	a.setLevel(cfg.Log.Level)
 	log := telemetry.NewAsyncWriter(opts.Log, a.metrics.LogLineDropped)
@@ -119,6 +125,12 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer a.engines.close()
+	began := time.Now()
+	planned, err := a.plan(cfg)
+	if err != nil {
+		return err
+	}
+	cfg, a.config = planned.Config, planned.Config
 	if err := a.openPacket(cfg); err != nil {
 		return err
 	}
@@ -127,9 +139,8 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	defer func() { _ = a.poller.Close() }()
 
-	began := time.Now()
 	defer a.closeTLS()
-	gen, err := a.build(cfg)
+	gen, err := a.build(planned)
 	if err != nil {
 		return err
 	}
@@ -138,7 +149,7 @@ func Run(ctx context.Context, opts Options) error {
 	a.server = proxy.NewServer(gen.snapshot, proxy.Options{Metrics: a.metrics, Access: a.access, Logger: a.logger})
 	a.listeners = newListeners(a.poller, a.logger, a.server.Serve)
 	defer a.listeners.close()
-	change, err := a.listeners.open(addresses(cfg, gen.snapshot.Table.Ports()), cfg.Timeouts.Hello)
+	change, err := a.listeners.open(addresses(cfg, gen.snapshot.Table.Places()), cfg.Timeouts.Hello)
 	if err != nil {
 		return err
 	}
@@ -167,6 +178,12 @@ func Run(ctx context.Context, opts Options) error {
 		}
 	}
 	a.certificatesApplied(cfg, gen, nil, began)
+	a.planApplied(planned, began)
+	defer func() {
+		if a.manifests != nil {
+			a.manifests.close()
+		}
+	}()
 	change.apply()
 	a.engines.undo = nil // there will be flows
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
@@ -193,6 +210,8 @@ func Run(ctx context.Context, opts Options) error {
 			a.lookAtExpiry()
 		case <-a.watch.changed:
 			a.reload("file changed")
+		case <-a.manifestsChanged():
+			a.reload("manifests changed")
 		case <-ctx.Done():
 			return a.stop(ctx, "context", signals)
 		}
@@ -319,14 +338,19 @@ func (a *agent) exchange() error {
 		return err
 	}
 	start := time.Now()
-	if err := a.openPacket(cfg); err != nil {
-		return err
-	}
-	next, err := a.build(cfg)
+	planned, err := a.plan(cfg)
 	if err != nil {
 		return err
 	}
-	change, err := a.listeners.open(addresses(cfg, next.snapshot.Table.Ports()), cfg.Timeouts.Hello)
+	cfg = planned.Config
+	if err := a.openPacket(cfg); err != nil {
+		return err
+	}
+	next, err := a.build(planned)
+	if err != nil {
+		return err
+	}
+	change, err := a.listeners.open(addresses(cfg, next.snapshot.Table.Places()), cfg.Timeouts.Hello)
 	if err != nil {
 		next.closeExcept(a.current)
 		return err
@@ -338,6 +362,7 @@ func (a *agent) exchange() error {
 	old := a.current
 	a.current, a.config = next, cfg
 	a.certificatesApplied(cfg, next, old, start)
+	a.planApplied(planned, start)
 	old.closeExcept(next)
 	a.metrics.Retain(next.names())
 	return nil

@@ -167,7 +167,7 @@ func TestAddresses(t *testing.T) {
 			}
 			cfg.Listen = append(cfg.Listen, p)
 		}
-		for _, a := range addresses(cfg, []uint16{443, 8443}) {
+		for _, a := range addresses(cfg, []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 443), netip.AddrPortFrom(netip.Addr{}, 8443)}) {
 			all = append(all, a.String())
 		}
 		return all
@@ -197,7 +197,7 @@ fallback: {noSNI: w}
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := NewRoutes(cfg)
+	r, err := NewRoutes(Plan(cfg))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ fallback: {noSNI: w}
 		{"unknown name has none", "other", "", "", telemetry.OutcomeUnknownName, "no endpoint has this name, and there is no fallback.unknownName"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d, err := r.Decide(443, tt.sni, strings.Fields(tt.alpn))
+			d, err := r.Decide(netip.Addr{}, 443, tt.sni, strings.Fields(tt.alpn))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -227,7 +227,7 @@ fallback: {noSNI: w}
 			}
 		})
 	}
-	if _, err := r.Decide(443, "a..test", nil); err == nil {
+	if _, err := r.Decide(netip.Addr{}, 443, "a..test", nil); err == nil {
 		t.Error("a name that no hello may carry is decided about")
 	}
 }

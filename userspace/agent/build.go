@@ -5,15 +5,17 @@ package agent
 import (
 	"context"
 	"fmt"
-	"net"
+	"maps"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/spliceway/spliceway/userspace/acme"
 	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/plan"
+	"github.com/spliceway/spliceway/userspace/policy"
 	"github.com/spliceway/spliceway/userspace/proxy"
-	"github.com/spliceway/spliceway/userspace/route"
 	"github.com/spliceway/spliceway/userspace/telemetry"
 	"github.com/spliceway/spliceway/userspace/terminate"
 	"github.com/spliceway/spliceway/userspace/upstream"
@@ -35,33 +37,23 @@ type generation struct {
 type pool struct {
 	*upstream.Pool
 	spec   upstream.Spec
-	packet bool // it dials for engine packet
+	hosts  map[string][]netip.Addr // those of config.Config.Hosts that its targets name
+	packet bool                    // it dials for engine packet
 	active *atomic.Int64
 }
 
-// Table makes the route table of a configuration; its matches are indices into
-// cfg.Endpoints.
-func Table(cfg *config.Config) (*route.Table, error) {
-	entries := make([]route.Entry, len(cfg.Endpoints))
-	for i := range cfg.Endpoints {
-		e := &cfg.Endpoints[i]
-		entries[i] = route.Entry{Port: e.Port, Name: e.ServerName, ALPN: e.ALPN, Endpoint: i}
-		if t := e.TLSTermination; t != nil && t.ACME && len(e.ALPN) > 0 {
-			entries[i].ALPN = append(slices.Clone(e.ALPN), acme.ChallengeProtocol)
-		}
-	}
-	return route.Build(entries)
-}
-
 // build makes a generation; it changes nothing that runs.
-func (a *agent) build(cfg *config.Config) (_ *generation, err error) {
-	table, err := Table(cfg)
+func (a *agent) build(p *plan.Plan) (_ *generation, err error) {
+	cfg := p.Config
+	table, internal, err := p.Tables()
 	if err != nil {
 		return nil, fmt.Errorf("build route table: %w", err)
 	}
 	gen := &generation{pools: make(map[string]*pool, len(cfg.Endpoints)), terminations: make(map[string]*termination)}
 	s := &proxy.Snapshot{
-		Table: table, Endpoints: make([]*proxy.Endpoint, len(cfg.Endpoints)),
+		Table: table, Internal: internal, Forwards: make(map[string]*proxy.Endpoint),
+		Relay: a.engines.relay, HandshakeTimeout: cfg.Timeouts.Handshake,
+		Endpoints:      make([]*proxy.Endpoint, len(cfg.Endpoints)),
 		Refuse:         refusals(cfg.Refuse),
 		TrustedProxies: cfg.ProxyProtocol.From,
 		HelloTimeout:   cfg.Timeouts.Hello,
@@ -78,35 +70,75 @@ func (a *agent) build(cfg *config.Config) (_ *generation, err error) {
 	if err := a.openTLS(cfg, gen); err != nil {
 		return nil, err
 	}
-	if err := a.buildTerminations(cfg, gen); err != nil {
+	if err := a.buildTerminations(p, gen); err != nil {
 		return nil, err
 	}
-	if err := a.orderShortcut(cfg); err != nil {
+	if err := a.orderShortcut(p); err != nil {
 		return nil, err
 	}
 	byName := make(map[string]*proxy.Endpoint, len(cfg.Endpoints))
 	for i := range cfg.Endpoints {
 		e := &cfg.Endpoints[i]
-		p := a.pool(cfg, e)
-		engine, why := a.engine(cfg, e)
-		gen.pools[e.Name] = p
-		s.Endpoints[i] = &proxy.Endpoint{
-			Name: e.Name, Pool: p.Pool, Engine: engine, EngineReason: why, MatchSegments: a.dialsForPacket(cfg, e), Active: p.active,
-			Shortcut:    wantsShortcut(cfg, e),
-			ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
-			Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
-			MaxConnections: e.Limits.MaxConnections,
-			Metrics:        a.metrics.Endpoint(e.Name),
-		}
-		if t := gen.terminations[e.Name]; t != nil {
-			s.Endpoints[i].Termination = proxyTermination(cfg, e, t, gen.authority)
-		}
+		s.Endpoints[i] = a.endpoint(p, i, gen)
 		byName[e.Name] = s.Endpoints[i]
 	}
+	linkPolicies(p, s)
 	s.Fallback.UnknownName = byName[cfg.Fallback.UnknownName]
 	s.Fallback.NoSNI = byName[cfg.Fallback.NoSNI]
 	s.Fallback.NotTLS = byName[cfg.Fallback.NotTLS]
 	return gen, nil
+}
+
+// endpoint makes one of gen's.
+func (a *agent) endpoint(p *plan.Plan, i int, gen *generation) *proxy.Endpoint {
+	cfg, e, x := p.Config, &p.Config.Endpoints[i], &p.Endpoints[i]
+	engine, why := a.engine(cfg, e)
+	pool := a.pool(cfg, e)
+	gen.pools[e.Name] = pool
+	out := &proxy.Endpoint{
+		Name: e.Name, Pool: pool.Pool, Engine: engine, EngineReason: why, MatchSegments: a.dialsForPacket(cfg, e), Active: pool.active,
+		Shortcut:    wantsShortcut(cfg, e),
+		ProxyHeader: proxyVersions[e.Upstream.ProxyProtocol],
+		Idle:        either(e.Timeouts.Idle, cfg.Timeouts.Idle), HalfClose: either(e.Timeouts.HalfClose, cfg.Timeouts.HalfClose),
+		MaxConnections: e.Limits.MaxConnections,
+		Metrics:        a.metrics.Endpoint(e.Name),
+	}
+	if len(e.Upstream.All) == 0 {
+		out.Pool = nil // its policy says where connections go
+	}
+	if t := gen.terminations[e.Name]; t != nil {
+		out.Clients = t.clients
+		if t.server != nil {
+			out.Termination = proxyTermination(e, t, gen.authority)
+		}
+	}
+	if x.Policy != nil {
+		out.Policy = &proxy.Policy{Policy: x.Policy, Self: p.SelfOf(i), Terminations: make(map[*policy.Termination]*proxy.Termination)}
+		for n, t := range x.Policy.Terminations() {
+			out.Policy.Terminations[t] = &proxy.Termination{Server: gen.terminations[actionName(e, n)].server}
+		}
+	}
+	return out
+}
+
+// linkPolicies has endpoints know their peers, and the snapshot where policies forward to.
+func linkPolicies(p *plan.Plan, s *proxy.Snapshot) {
+	for i := range p.Endpoints {
+		for _, peer := range p.Endpoints[i].Peers {
+			s.Endpoints[i].Peers = append(s.Endpoints[i].Peers, s.Endpoints[peer])
+		}
+	}
+	for i := range p.Endpoints {
+		if p.Endpoints[i].Policy == nil {
+			continue
+		}
+		urls, _ := p.Endpoints[i].Policy.Forwards()
+		for _, url := range urls {
+			if to := p.ForwardTo(url); to >= 0 {
+				s.Forwards[url] = s.Endpoints[to]
+			}
+		}
+	}
 }
 
 var proxyVersions = map[string]proxy.ProxyVersion{"v1": 1, "v2": 2}
@@ -121,23 +153,36 @@ func either(own *time.Duration, general time.Duration) time.Duration {
 // pool is the running generation's pool if it is the same, else a new one.
 func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
 	spec := poolSpec(cfg, e)
+	hosts := hostsOf(cfg, spec)
 	packet := a.dialsForPacket(cfg, e)
 	active := new(atomic.Int64)
 	if a.current != nil {
 		if old := a.current.pools[e.Name]; old != nil {
-			if old.spec.Equal(spec) && old.packet == packet {
+			if old.spec.Equal(spec) && old.packet == packet && maps.EqualFunc(old.hosts, hosts, slices.Equal) {
 				return old
 			}
 			active = old.active
 		}
 	}
-	p := &pool{spec: spec, packet: packet, active: active}
+	p := &pool{spec: spec, hosts: hosts, packet: packet, active: active}
 	p.Pool = upstream.New(spec, upstream.Options{
-		Endpoint: e.Name, Dialer: a.dialer(cfg, e), Resolver: net.DefaultResolver,
+		Endpoint: e.Name, Dialer: a.dialer(cfg, e), Resolver: upstream.Hosts{Table: hosts},
 		Logger: a.logger, Observer: a.metrics.Endpoint(e.Name),
 	})
 	p.Start(context.Background())
 	return p
+}
+
+// hostsOf are the hosts of the configuration that a pool's targets name.
+func hostsOf(cfg *config.Config, spec upstream.Spec) map[string][]netip.Addr {
+	hosts := make(map[string][]netip.Addr)
+	for _, t := range spec.Targets {
+		name := strings.TrimSuffix(t.Host, ".")
+		if addrs, ok := cfg.Hosts[name]; ok {
+			hosts[name] = addrs
+		}
+	}
+	return hosts
 }
 
 func poolSpec(cfg *config.Config, e *config.Endpoint) upstream.Spec {
@@ -153,8 +198,11 @@ func poolSpec(cfg *config.Config, e *config.Endpoint) upstream.Spec {
 		EjectAfter: u.Ejection.Failures, EjectFor: u.Ejection.Duration,
 		Refresh: u.DNS.Refresh, Family: families[u.DNS.Family],
 	}
-	for _, t := range u.All {
-		spec.Targets = append(spec.Targets, upstream.Target{Host: t.Host, Port: t.Port, Weight: t.Weight, TLS: t.TLS && e.TLSTermination != nil})
+	settings := upstreamSettings(e)
+	for i := range u.All {
+		t := &u.All[i]
+		spec.Targets = append(spec.Targets, upstream.Target{Host: t.Host, Port: t.Port, Weight: t.Weight, TLS: t.TLS, Refuse: t.Refuse,
+			Settings: max(0, slices.IndexFunc(settings, func(s *config.UpstreamTLS) bool { return sameSettings(s, settingsOf(e, t)) }))})
 	}
 	return spec
 }
@@ -180,6 +228,8 @@ func refusals(r config.Refuse) map[telemetry.Outcome]proxy.Refusal {
 		telemetry.OutcomeTooLarge:     by[r.TooLarge],
 		telemetry.OutcomeOverLimit:    by[r.OverLimit],
 		telemetry.OutcomeDialFailed:   by[r.DialFailed],
+		telemetry.OutcomeDenied:       by[r.Denied],
+		telemetry.OutcomePolicyFailed: by[r.PolicyFailed],
 	}
 }
 

@@ -256,15 +256,15 @@ func (a *agent) lookAtExpiry() {
 	var series []telemetry.CertificateExpiry
 	for name, t := range a.current.terminations {
 		list := t.list()
-		if t.certificates == nil {
+		if t.certificates == nil && t.server != nil {
 			for _, i := range a.current.authority.List() {
 				if slices.Contains(i.Names, t.spec.ServerName) {
 					list = append(list, i)
 				}
 			}
 		}
-		if t.client != nil {
-			if end, file, ok := t.client.Expiry(); ok {
+		for _, c := range t.clients {
+			if end, file, ok := c.Expiry(); ok {
 				list = append(list, certificate.Info{Origin: file, NotAfter: end})
 			}
 		}

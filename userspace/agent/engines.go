@@ -12,6 +12,7 @@ import (
 	"github.com/spliceway/spliceway/loader"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/packet"
+	"github.com/spliceway/spliceway/userspace/plan"
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
 	"github.com/spliceway/spliceway/userspace/upstream"
@@ -116,7 +117,8 @@ func wantsShortcut(cfg *config.Config, e *config.Endpoint) bool {
 }
 
 // shortcutOptions are what a configuration has for the short cut, if it is wanted.
-func shortcutOptions(cfg *config.Config) (o packet.ShortcutOptions, wanted bool) {
+func shortcutOptions(p *plan.Plan) (o packet.ShortcutOptions, wanted bool) {
+	cfg := p.Config
 	o.Queue, o.Ports = cfg.Limits.SockmapQueue, packet.PortRange{First: cfg.FirstPort, Last: cfg.LastPort}
 	add := func(ports *[]uint16, p uint16) {
 		if !slices.Contains(*ports, p) {
@@ -126,9 +128,13 @@ func shortcutOptions(cfg *config.Config) (o packet.ShortcutOptions, wanted bool)
 	for i := range cfg.Endpoints {
 		e := &cfg.Endpoints[i]
 		wanted = wanted || allowsSockmap(cfg, e)
-		add(&o.Listeners, e.Port)
-		if slices.ContainsFunc(e.Upstream.All, func(t config.Target) bool { return !isLoopback(t.Host) }) {
-			add(&o.Onward, e.Port)
+		onward := p.Endpoints[i].Policy != nil || // it may forward to any
+			slices.ContainsFunc(e.Upstream.All, func(t config.Target) bool { return !isLoopback(t.Host) })
+		for _, place := range p.Endpoints[i].Places {
+			add(&o.Listeners, place.Port)
+			if onward {
+				add(&o.Onward, place.Port)
+			}
 		}
 	}
 	return o, wanted
@@ -141,12 +147,13 @@ func isLoopback(host string) bool {
 
 // orderShortcut opens the short cut where an endpoint wants it, and tells it of this
 // configuration. A host that cannot have it goes on without.
-func (a *agent) orderShortcut(cfg *config.Config) error {
+func (a *agent) orderShortcut(p *plan.Plan) error {
+	cfg := p.Config
 	e := a.engines.packet
 	if e == nil {
 		return nil
 	}
-	o, wanted := shortcutOptions(cfg)
+	o, wanted := shortcutOptions(p)
 	switch {
 	case !wanted && !e.HasShortcut():
 		return a.engines.kernel.UnwatchSockets() // an earlier agent's

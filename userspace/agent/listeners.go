@@ -30,6 +30,11 @@ type address struct {
 
 func (a address) steered() bool { return !a.prefix.IsSingleIP() }
 
+// takes tells whether connections to an address get here.
+func (a address) takes(at netip.Addr) bool {
+	return a.prefix.Contains(at) || a.prefix == everyIPv4 && at.Is4() || a.prefix == everyIPv6 && at.Is6()
+}
+
 func (a address) bind() netip.AddrPort { return netip.AddrPortFrom(a.prefix.Addr(), a.port) }
 
 func (a address) String() string {
@@ -45,19 +50,30 @@ var (
 	everyIPv6 = netip.PrefixFrom(netip.IPv6Unspecified(), 128)
 )
 
-// addresses are all the places that a configuration listens on.
-func addresses(cfg *config.Config, ports []uint16) []address {
+// addresses are all the places to listen on for the places of a route table: those that
+// are for every address are what the configuration listens on, and the others are there
+// by themselves, unless they are within these.
+func addresses(cfg *config.Config, places []netip.AddrPort) []address {
 	prefixes := cfg.Listen
 	if len(prefixes) == 0 {
 		prefixes = []netip.Prefix{everyIPv4, everyIPv6}
 	}
 	var all []address
-	for _, port := range ports {
+	for _, at := range places {
+		if at.Addr().IsValid() {
+			continue
+		}
+		port := at.Port()
 		for _, p := range prefixes {
 			if p.Bits() == 0 { // 0.0.0.0/0 is the same as 0.0.0.0
 				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
 			}
 			all = append(all, address{p, port})
+		}
+	}
+	for _, at := range places {
+		if a := at.Addr(); a.IsValid() && !slices.ContainsFunc(all, func(o address) bool { return o.port == at.Port() && o.takes(a) }) {
+			all = append(all, address{netip.PrefixFrom(a, a.BitLen()), at.Port()})
 		}
 	}
 	return all

@@ -18,7 +18,9 @@ func (s *Server) Adopt(rec *telemetry.Record) (done func(*telemetry.Record, spli
 	for _, e := range snap.Endpoints {
 		if e.Name == rec.Endpoint {
 			h.endpoint = e
-			h.lease = e.Pool.Adopt(rec.UpstreamHost, rec.Upstream)
+			if e.Pool != nil { // else a policy forwarded it, the kernel does not know where to
+				h.lease = e.Pool.Adopt(rec.UpstreamHost, rec.Upstream)
+			}
 		}
 	}
 	if h.endpoint == nil {

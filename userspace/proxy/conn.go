@@ -5,6 +5,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spliceway/spliceway/userspace/clienthello"
+	"github.com/spliceway/spliceway/userspace/policy"
 	"github.com/spliceway/spliceway/userspace/route"
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
@@ -34,6 +36,11 @@ type conn struct {
 	// Where TLS is terminated: with the client, who that is, and with the upstream.
 	tls, upstreamTLS *tlsconn.Conn
 	identity         *terminate.Identity
+
+	// target is whose upstream the connection goes to: the endpoint itself, or the one
+	// that its policy forwards to.
+	target *Endpoint
+	facts  policy.Connection // what policies see
 
 	until time.Time // when the hello must be whole; zero before the first look
 	held
@@ -65,11 +72,8 @@ func (c *conn) serve() {
 	if outcome == telemetry.OutcomeRouted || outcome == telemetry.OutcomeNotTLS {
 		outcome = c.route(&hello, outcome)
 	}
-	if outcome == telemetry.OutcomeRouted && c.endpoint.Termination != nil {
-		outcome = c.handshake()
-	}
 	if outcome == telemetry.OutcomeRouted {
-		outcome = c.dial()
+		outcome = c.follow(c.endpoint, 0)
 	}
 	switch {
 	case outcome != telemetry.OutcomeRouted:
@@ -119,12 +123,19 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 		outcome, fallback = telemetry.OutcomeNoSNI, c.snap.Fallback.NoSNI
 		if h.HasSNI {
 			outcome, fallback = telemetry.OutcomeUnknownName, c.snap.Fallback.UnknownName
-			var m route.Match
-			var ok bool
-			if m, ok = c.snap.Table.Lookup(c.to.Port(), h.ServerName, h.ALPN); !ok && c.to.Port() != c.rec.Listener.Port() {
-				// A PROXY header's port is what the client dialled; the
-				// port here is what the configuration names.
-				m, ok = c.snap.Table.Lookup(c.rec.Listener.Port(), h.ServerName, h.ALPN)
+			// A PROXY header's address and port are what the client dialled; those
+			// here are what the configuration names.
+			at := c.to.Addr()
+			if !c.snap.Table.Owns(at, c.to.Port()) {
+				at = c.rec.Listener.Addr()
+			}
+			m, ok := c.snap.Table.Lookup(at, c.to.Port(), h.ServerName, h.ALPN)
+			if !ok && c.to.Port() != c.rec.Listener.Port() {
+				m, ok = c.snap.Table.Lookup(c.rec.Listener.Addr(), c.rec.Listener.Port(), h.ServerName, h.ALPN)
+			}
+			if ok && m.Endpoint == route.Refuse {
+				c.rec.Match = strings.Clone(m.Pattern)
+				return outcome
 			}
 			if ok {
 				c.endpoint, c.rec.Match = c.snap.Endpoints[m.Endpoint], strings.Clone(m.Pattern) // a part of the table's names
@@ -137,6 +148,9 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 		}
 		c.endpoint, c.rec.Match = fallback, "fallback:"+outcome.String()
 	}
+	if peers := c.endpoint.Peers; peers != nil {
+		c.endpoint = peers[rand.IntN(len(peers))]
+	}
 	e := c.endpoint
 	c.rec.Endpoint = e.Name
 	e.Metrics.Opened()
@@ -146,11 +160,22 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 	return telemetry.OutcomeRouted
 }
 
-// dial connects to one of the endpoint's targets.
+// deliver goes to e's upstream, by TLS if it says so and nothing has done it before.
+func (c *conn) deliver(e *Endpoint) telemetry.Outcome {
+	c.target = e
+	if e.Termination != nil && c.tls == nil {
+		if outcome := c.handshake(e.Termination); outcome != telemetry.OutcomeRouted {
+			return outcome
+		}
+	}
+	return c.dial()
+}
+
+// dial connects to one of the target's servers.
 func (c *conn) dial() telemetry.Outcome {
 	start := time.Now()
 	ctx := c.s.ctx
-	if c.endpoint.MatchSegments {
+	if c.target.MatchSegments && c.tls == nil {
 		if n := c.client.MaxSegment(); n > 0 {
 			ctx = sock.WithMaxSegment(ctx, n)
 		}
@@ -159,7 +184,7 @@ func (c *conn) dial() telemetry.Outcome {
 	if c.tls != nil {
 		secure = c.secure
 	}
-	d, err := c.endpoint.Pool.ConnectSecurely(ctx, c.from.Addr(), secure)
+	d, err := c.target.Pool.ConnectSecurely(ctx, c.from.Addr(), secure)
 	c.rec.Dial = time.Since(start)
 	if err != nil {
 		c.rec.Reason = err.Error()
@@ -179,7 +204,7 @@ func (c *conn) dial() telemetry.Outcome {
 
 // splice gives both connections to the engine, which calls back at the end.
 func (c *conn) splice() {
-	e := c.endpoint
+	e := c.target
 	c.rec.EngineReason = e.EngineReason.String()
 	c.s.metrics.FellBack(e.EngineReason)
 	rest := c.held
@@ -188,7 +213,7 @@ func (c *conn) splice() {
 		Client:   c.client, Upstream: c.upstream,
 		Preface: c.proxyHeader(),
 		Idle:    e.Idle, HalfClose: e.HalfClose,
-		Moved:  e.Metrics.Moved(),
+		Moved:  c.endpoint.Metrics.Moved(),
 		Record: c.rec,
 		Done:   rest.ended,
 	}

@@ -155,7 +155,7 @@ func TestARecordDoesNotHoldTheTablesNames(t *testing.T) {
 	if got := c.route(&clienthello.Hello{HasSNI: true, ServerName: "a.test"}, telemetry.OutcomeRouted); got != telemetry.OutcomeRouted {
 		t.Fatalf("got %s", got)
 	}
-	m, _ := c.snap.Table.Lookup(c.to.Port(), "a.test", nil)
+	m, _ := c.snap.Table.Lookup(c.to.Addr(), c.to.Port(), "a.test", nil)
 	if c.rec.Match != m.Pattern || unsafe.StringData(c.rec.Match) == unsafe.StringData(m.Pattern) {
 		t.Errorf("match %q shares its bytes with the table's %q", c.rec.Match, m.Pattern)
 	}

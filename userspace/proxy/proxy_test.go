@@ -82,7 +82,7 @@ func TestProxyHeaderForTheBackend(t *testing.T) {
 	from6, to6 := netip.MustParseAddrPort("[fd00::2]:4000"), netip.MustParseAddrPort("[fd00::1]:443")
 	header := func(v ProxyVersion, from, to netip.AddrPort, id string) []byte {
 		c := &conn{from: from, to: to, rec: &telemetry.Record{ID: id, SNI: "a.test", ALPN: []string{"h2", "http/1.1"}}}
-		c.endpoint = &Endpoint{ProxyHeader: v}
+		c.target = &Endpoint{ProxyHeader: v}
 		return c.proxyHeader()
 	}
 	if b := header(0, from, to, "id"); b != nil {

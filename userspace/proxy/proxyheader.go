@@ -99,7 +99,7 @@ func unmapped(a *net.TCPAddr) netip.AddrPort {
 // a gateway does not learn which one the backend picks), the connection's ID from the
 // log (unique ID), and where TLS is terminated what was agreed and who the client is.
 func (c *conn) proxyHeader() []byte {
-	v := c.endpoint.ProxyHeader
+	v := c.target.ProxyHeader
 	if v == 0 {
 		return nil
 	}

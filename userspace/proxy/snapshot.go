@@ -10,6 +10,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/route"
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/terminate"
 	"github.com/spliceway/spliceway/userspace/upstream"
 )
 
@@ -19,6 +20,16 @@ type Snapshot struct {
 	// Table's matches are indices into Endpoints.
 	Table     *route.Table
 	Endpoints []*Endpoint
+	// Internal are the endpoints that connections are forwarded to by policies, by port
+	// and name; nil: there are none. Its matches are indices into Endpoints, too.
+	Internal *route.Table
+	// Forwards are those that policies name by a URL which is the same for every
+	// connection; the others are looked for in Internal.
+	Forwards map[string]*Endpoint
+	// Relay is the engine of flows whose TLS ends here.
+	Relay splice.Engine
+	// HandshakeTimeout bounds a TLS handshake, with a client or with an upstream.
+	HandshakeTimeout time.Duration
 	// Fallback takes what the table does not match; nil: refused.
 	Fallback struct{ UnknownName, NoSNI, NotTLS *Endpoint }
 	// Refuse says how a connection with a given outcome is ended; an outcome
@@ -40,11 +51,22 @@ type Snapshot struct {
 
 // Endpoint is one route's end: where its connections go, and how.
 type Endpoint struct {
-	Name   string
-	Pool   *upstream.Pool
+	Name string
+	// Peers share the endpoint's connections, which is one of them; nil: it has them
+	// alone.
+	Peers []*Endpoint
+	// Policy decides about each connection before anything else is done with it; nil:
+	// there is nothing to decide.
+	Policy *Policy
+	// Pool is where connections go; nil: nowhere but by Policy.
+	Pool *upstream.Pool
+	// Engine is for flows that pass through.
 	Engine splice.Engine
 	// Termination is nil where TLS passes through.
 	Termination *Termination
+	// Clients are for targets that want TLS, once it has ended here, by
+	// upstream.Target.Settings.
+	Clients []*terminate.Client
 	// EngineReason says why Engine is not a faster one.
 	EngineReason telemetry.Fallback
 	// Shortcut is splice.Flow's.

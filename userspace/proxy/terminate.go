@@ -20,21 +20,16 @@ import (
 // Termination is how TLS ends at an endpoint.
 type Termination struct {
 	Server *terminate.Server
-	// Client is for targets that want TLS; nil: none does.
-	Client *terminate.Client
 	// Challenge answers a certificate authority that asks whether the name is served
 	// here (RFC 8737); nil: none does.
 	Challenge *tls.Config
-	// Timeout bounds a handshake, with the client or with an upstream.
-	Timeout time.Duration
 }
 
 // challengeProtocol is the ALPN protocol of RFC 8737, alone in its hello.
 const challengeProtocol = "acme-tls/1"
 
 // handshake does TLS with the client, whose hello is still in the socket.
-func (c *conn) handshake() telemetry.Outcome {
-	t := c.endpoint.Termination
+func (c *conn) handshake(t *Termination) telemetry.Outcome {
 	challenge := t.Challenge != nil && slices.Equal(c.rec.ALPN, []string{challengeProtocol})
 	config := t.Challenge
 	if !challenge {
@@ -43,7 +38,7 @@ func (c *conn) handshake() telemetry.Outcome {
 	c.tls = tlsconn.Server(c.client, config)
 	c.rec.TLS = new(telemetry.TLS)
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(c.s.ctx, t.Timeout)
+	ctx, cancel := context.WithTimeout(c.s.ctx, c.snap.HandshakeTimeout)
 	defer cancel()
 	err := c.tls.Handshake(ctx)
 	c.rec.TLS.Handshake = time.Since(start)
@@ -83,16 +78,15 @@ func versionName(v uint16) string { return strings.TrimPrefix(tls.VersionName(v)
 // secure is upstream.Secure: TLS with a target that wants it, after the PROXY header,
 // which goes before it.
 func (c *conn) secure(ctx context.Context, target upstream.Target, s *sock.Conn) (*tlsconn.Conn, error) {
-	if !target.TLS {
+	if !target.TLS || target.Settings >= len(c.target.Clients) {
 		return nil, nil
 	}
-	t := c.endpoint.Termination
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.snap.HandshakeTimeout)
 	defer cancel()
 	if err := s.Write(ctx, c.proxyHeader()); err != nil {
 		return nil, err
 	}
-	conn := tlsconn.Client(s, t.Client.Config(target.Host, c.rec.TLS.ALPN))
+	conn := tlsconn.Client(s, c.target.Clients[target.Settings].Config(target.Host, c.rec.TLS.ALPN))
 	start := time.Now()
 	err := conn.Handshake(ctx)
 	took := time.Since(start)
@@ -109,11 +103,11 @@ func (c *conn) secure(ctx context.Context, target upstream.Target, s *sock.Conn)
 
 // relay is splice for a connection whose TLS ends here.
 func (c *conn) relay() {
-	e := c.endpoint
+	e := c.target
 	f := splice.Flow{
 		Client: c.client, Upstream: c.upstream,
 		Idle: e.Idle, HalfClose: e.HalfClose,
-		Moved:  e.Metrics.Moved(),
+		Moved:  c.endpoint.Metrics.Moved(),
 		Record: c.rec,
 	}
 	f.TLS[splice.In] = c.tls
@@ -127,6 +121,7 @@ func (c *conn) relay() {
 	}
 	rest := c.held
 	f.Done = rest.ended
+	engine := c.snap.Relay
 	c.snap = nil // as in splice
-	e.Engine.Start(f)
+	engine.Start(f)
 }

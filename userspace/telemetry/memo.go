@@ -4,13 +4,15 @@ package telemetry
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"time"
 )
 
-// memoVersion is the first byte of a memo.
-const memoVersion = 1
+// memoVersion is the first byte of a memo. Version 1, of earlier agents, has nothing
+// about policies.
+const memoVersion = 2
 
 // AppendMemo appends what an open connection's record says so far, in few bytes, for
 // whoever writes its line: what is known at its end only is left out. If that takes
@@ -67,6 +69,15 @@ func (r *Record) appendMemo(b []byte, alpn []string) []byte {
 	for _, p := range alpn {
 		str(p)
 	}
+	b = binary.AppendUvarint(b, uint64(len(r.ForwardedTo)))
+	for _, e := range r.ForwardedTo {
+		str(e)
+	}
+	log := []byte(nil)
+	if len(r.PolicyLog) > 0 {
+		log, _ = json.Marshal(r.PolicyLog) // fails for what no policy makes
+	}
+	str(string(log))
 	return b
 }
 
@@ -123,9 +134,10 @@ func ReadMemo(b []byte) (r *Record, rest []byte, err error) {
 		}
 		return str()
 	}
-	if len(b) == 0 || b[0] != memoVersion {
+	if len(b) == 0 || b[0] != memoVersion && b[0] != 1 {
 		return nil, nil, ErrMemo
 	}
+	version := b[0]
 	b = b[1:]
 	r = &Record{ID: str(), Start: time.Unix(0, varint()), Client: addr(), Listener: addr(), Via: addr(), Upstream: addr(), SNI: str()}
 	r.Match = same(r.SNI)
@@ -135,6 +147,14 @@ func ReadMemo(b []byte) (r *Record, rest []byte, err error) {
 	r.Hello, r.Dial, r.Engine = time.Duration(varint()), time.Duration(varint()), str()
 	for n := uvarint(); n > 0 && !bad; n-- {
 		r.ALPN = append(r.ALPN, str())
+	}
+	if version > 1 {
+		for n := uvarint(); n > 0 && !bad; n-- {
+			r.ForwardedTo = append(r.ForwardedTo, str())
+		}
+		if log := str(); log != "" && json.Unmarshal([]byte(log), &r.PolicyLog) != nil {
+			bad = true
+		}
 	}
 	if bad {
 		return nil, nil, ErrMemo

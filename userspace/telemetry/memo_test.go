@@ -18,7 +18,23 @@ func memoRecord() *Record {
 		Listener: netip.MustParseAddrPort("10.0.0.1:443"), Via: netip.MustParseAddrPort("10.0.0.2:99"),
 		SNI: "a.test", Match: "*.test", Endpoint: "e", Upstream: netip.MustParseAddrPort("10.0.0.3:443"), UpstreamHost: "b.test:443",
 		JA4: "t13d1516h2_8daaf6152771_e5627efa2ab1", ECH: true, Attempts: 2, Hello: time.Millisecond, Dial: -1, Engine: "packet",
-		ALPN: []string{"h2", "http/1.1"},
+		ALPN: []string{"h2", "http/1.1"}, ForwardedTo: []string{"agentendpoint/default/a"}, PolicyLog: []any{map[string]any{"tenant": "x", "n": 1.0}},
+	}
+}
+
+// TestMemoOfAnEarlierAgent had nothing about policies.
+func TestMemoOfAnEarlierAgent(t *testing.T) {
+	r := memoRecord()
+	r.ForwardedTo, r.PolicyLog = nil, nil
+	b, _ := r.AppendMemo(nil, 400)
+	b = b[:len(b)-2] // no forwards, no log
+	b[0] = 1
+	got, rest, err := ReadMemo(b)
+	if err != nil || len(rest) > 0 {
+		t.Fatalf("%v, rest %q", err, rest)
+	}
+	if diff := cmp.Diff(r, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -41,7 +57,7 @@ func TestMemoSaysWhatTheRecordSays(t *testing.T) {
 func TestMemoGivesUpALPNForRoom(t *testing.T) {
 	r := memoRecord()
 	r.ALPN = []string{strings.Repeat("x", 300)}
-	b, ok := r.AppendMemo(nil, 300)
+	b, ok := r.AppendMemo(nil, 330)
 	if !ok {
 		t.Fatal("does not fit")
 	}

@@ -37,6 +37,7 @@ type Metrics struct {
 	loads         *prometheus.CounterVec
 	loaded        prometheus.Gauge
 	endpoints     prometheus.Gauge
+	problems      prometheus.Gauge
 	dropped       prometheus.Counter
 	openFiles     prometheus.Gauge
 
@@ -89,6 +90,7 @@ func New(build BuildInfo) *Metrics {
 	m.loads = counters("config_loads_total", "Configurations read, the first one included, by result (ok, refused).", "result")
 	m.loaded = gauge("config_last_load_timestamp_seconds", "When the configuration that is in force was loaded, in Unix time.")
 	m.endpoints = gauge("endpoints", "Endpoints of the configuration that is in force.")
+	m.problems = gauge("manifest_problems", "What is wrong with objects of the manifests in force; the log and spliceway check say what.")
 	m.dropped = counter("log_lines_dropped_total", "Access log lines lost because their sink was too slow.")
 	m.openFiles = gauge("open_files_limit", "Open files that the process may have.")
 	info := gauges("build_info", "What is running; always 1.", "version", "revision", "go_version")
@@ -172,6 +174,9 @@ func (m *Metrics) ConfigLoaded(endpoints int) {
 	m.loaded.SetToCurrentTime()
 	m.endpoints.Set(float64(endpoints))
 }
+
+// ManifestProblems tells how much is wrong with the objects of the manifests in force.
+func (m *Metrics) ManifestProblems(n int) { m.problems.Set(float64(n)) }
 
 // ConfigRefused tells of one that was not taken.
 func (m *Metrics) ConfigRefused() { m.loads.WithLabelValues(resultRefused).Inc() }

@@ -18,6 +18,8 @@ const (
 	OutcomeTooLarge                // the hello is over the limit
 	OutcomeHandshakeFailed         // TLS could not be agreed on with the client
 	OutcomeChallenge               // a certificate authority has seen that the name is served here
+	OutcomeDenied                  // a traffic policy closed it
+	OutcomePolicyFailed            // a traffic policy could not decide, or led nowhere
 	OutcomeOverLimit               // a limit on connections, rate or memory
 	OutcomeDialFailed              // no target could be connected to
 	OutcomeClientGone              // the client ended before its hello was whole
@@ -29,6 +31,7 @@ const (
 
 // Alerts of RFC 8446, section 6.2, that a refusal may send.
 const (
+	alertAccessDenied     = 49
 	alertDecodeError      = 50
 	alertInternalError    = 80
 	alertMissingExtension = 109
@@ -50,6 +53,8 @@ var outcomeTable = [outcomes]struct {
 	OutcomeTooLarge:        {"too_large", slog.LevelInfo, alertDecodeError},
 	OutcomeHandshakeFailed: {"handshake_failed", slog.LevelInfo, 0}, // TLS has said it
 	OutcomeChallenge:       {"acme_challenge", slog.LevelInfo, 0},
+	OutcomeDenied:          {"denied", slog.LevelInfo, alertAccessDenied},
+	OutcomePolicyFailed:    {"policy_failed", slog.LevelWarn, alertInternalError},
 	OutcomeOverLimit:       {"over_limit", slog.LevelWarn, alertInternalError},
 	OutcomeDialFailed:      {"dial_failed", slog.LevelWarn, alertInternalError},
 	OutcomeClientGone:      {"client_gone", slog.LevelInfo, 0},

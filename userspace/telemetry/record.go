@@ -22,7 +22,9 @@ type Record struct {
 	JA4              string
 	ECH              bool
 	Endpoint         string
-	Match            string // the name that matched, or "fallback:" and the outcome it takes
+	Match            string   // the name that matched, or "fallback:" and the outcome it takes
+	ForwardedTo      []string // the endpoints that policies forwarded it to, in order
+	PolicyLog        []any    // what policies logged
 	Upstream         netip.AddrPort
 	UpstreamHost     string // host:port as configured
 	Attempts         int    // connects and look-ups that it took
@@ -54,6 +56,8 @@ const (
 	KeyECH          = "ech"
 	KeyEndpoint     = "endpoint"
 	KeyMatch        = "match"
+	KeyForwardedTo  = "forwarded_to"
+	KeyPolicyLog    = "policy_log"
 	KeyUpstream     = "upstream"
 	KeyUpstreamHost = "upstream_host"
 	KeyAttempts     = "attempts"
@@ -91,7 +95,7 @@ func (a *AccessLog) Write(r *Record) {
 	if !a.logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 27)
+	attrs := make([]slog.Attr, 0, 29)
 	text := func(key, v string) {
 		if v != "" {
 			attrs = append(attrs, slog.String(key, printable(v)))
@@ -116,6 +120,12 @@ func (a *AccessLog) Write(r *Record) {
 	}
 	text(KeyEndpoint, r.Endpoint)
 	text(KeyMatch, r.Match)
+	if len(r.ForwardedTo) > 0 {
+		attrs = append(attrs, slog.Any(KeyForwardedTo, r.ForwardedTo))
+	}
+	if len(r.PolicyLog) > 0 {
+		attrs = append(attrs, slog.Any(KeyPolicyLog, printableTree(r.PolicyLog)))
+	}
 	address(KeyUpstream, r.Upstream)
 	text(KeyUpstreamHost, r.UpstreamHost)
 	if r.Attempts > 1 {
@@ -173,4 +183,25 @@ func printable(s string) string {
 		}
 	}
 	return s
+}
+
+// printableTree is v, made of maps, lists and values, with all its strings printable.
+func printableTree(v any) any {
+	switch v := v.(type) {
+	case string:
+		return printable(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = printableTree(v[i])
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[printable(k)] = printableTree(e)
+		}
+		return out
+	}
+	return v
 }

@@ -141,7 +141,7 @@ func TestAlertsOfRefusals(t *testing.T) {
 	// gone, or whose hello never came.
 	want := map[Outcome]byte{
 		OutcomeUnknownName: 112, OutcomeNoSNI: 109, OutcomeMalformed: 50, OutcomeTooLarge: 50,
-		OutcomeOverLimit: 80, OutcomeDialFailed: 80, OutcomeInternal: 80,
+		OutcomeOverLimit: 80, OutcomeDialFailed: 80, OutcomeInternal: 80, OutcomeDenied: 49, OutcomePolicyFailed: 80,
 	}
 	for o := range outcomes {
 		description, ok := o.Alert()

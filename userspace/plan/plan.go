@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan says what an agent is to serve: the endpoints of its file, and what the
+// manifests that the file names come to. It is where endpoint objects get their meaning,
+// and where all objects are told what became of them. It looks at nothing but what it is
+// given.
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
+	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/gateway"
+	"github.com/spliceway/spliceway/userspace/manifest"
+	"github.com/spliceway/spliceway/userspace/policy"
+	"github.com/spliceway/spliceway/userspace/route"
+)
+
+// Plan is what is to be served.
+type Plan struct {
+	// Config is the agent's file, with the endpoints of the manifests behind its own.
+	Config *config.Config
+	// Endpoints say more of each of Config.Endpoints, by the same index.
+	Endpoints []Endpoint
+	// Problems are objects that are not served, and why; Warnings are about what is.
+	// Neither is about the agent's file.
+	Problems config.Errors
+	Warnings []manifest.Warning
+	// Files are all files and directories of manifests, for a watcher.
+	Files []string
+	// Objects is what became of each object that has a status, in the order of kinds
+	// and names.
+	Objects []ObjectStatus
+
+	refusals []gateway.Match
+	set      *manifest.Set
+	good     map[manifest.Key]*manifest.Object // those that are served
+	inner    map[claim]int                     // the endpoint that has an internal place
+}
+
+// Endpoint is what the agent's file cannot say of one.
+type Endpoint struct {
+	// From is the object that it is of; empty: the agent's file.
+	From string
+	URL  string
+	// Places are where it is reached from outside, Internal where policies reach it.
+	// The entries' Endpoint is not set.
+	Places, Internal []route.Entry
+	Policy           *policy.Policy
+	// Peers are the indices of all endpoints that share its places; nil: it has them
+	// alone. The first of them stands for all.
+	Peers   []int
+	pooling bool
+	key     manifest.Key
+}
+
+// planner makes a Plan.
+type planner struct {
+	*Plan
+	cfg      *config.Config
+	old      *Plan // nil: there is none
+	usable   func(netip.Addr) error
+	objects  []*manifest.Object
+	byKey    map[manifest.Key]*manifest.Object
+	policies map[manifest.Key]*manifest.Object
+	services *services
+	secrets  map[manifest.Key]*manifest.Object
+	claims   map[claim]int // the endpoint that has a place
+	statuses map[manifest.Key]*outcome
+}
+
+// claim is a place of the route table.
+type claim struct {
+	address  string
+	port     uint16
+	name     string
+	protocol string
+}
+
+// Options of Make.
+type Options struct {
+	// Old is what has been served until now; nil: nothing. An object that was right
+	// there and is wrong now goes on as it was.
+	Old *Plan
+	// Usable tells, with an error, of an address in a Gateway's spec that cannot be
+	// listened on. nil: all can.
+	Usable func(netip.Addr) error
+}
+
+// Make works out what is to be served.
+func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
+	own := *cfg
+	own.Endpoints = slices.Clone(cfg.Endpoints)
+	p := &planner{
+		Plan: &Plan{Config: &own, set: set, good: make(map[manifest.Key]*manifest.Object),
+			inner: make(map[claim]int), Problems: slices.Clone(set.Problems), Warnings: slices.Clone(set.Warnings), Files: set.Files},
+		cfg: cfg, old: o.Old, usable: o.Usable,
+		policies: make(map[manifest.Key]*manifest.Object), secrets: make(map[manifest.Key]*manifest.Object),
+		claims: make(map[claim]int), statuses: make(map[manifest.Key]*outcome),
+	}
+	p.objects = p.keep()
+	p.fromFile()
+	p.index()
+	for _, o := range p.objects {
+		switch o.Value.(type) {
+		case *v1alpha1.AgentEndpoint, *v1alpha1.CloudEndpoint:
+			p.translate(o)
+		}
+	}
+	p.gateways()
+	p.checkForwards()
+	p.conditions()
+	p.Problems.Sort()
+	return p.Plan
+}
+
+// keep returns the objects to be served: those that were read, and of those that could not
+// be the ones that were there before.
+func (p *planner) keep() []*manifest.Object {
+	if p.old == nil || len(p.set.Broken)+len(p.set.BrokenFiles) == 0 {
+		return p.set.Objects
+	}
+	have := make(map[manifest.Key]bool, len(p.set.Objects))
+	for _, o := range p.set.Objects {
+		have[o.Key] = true
+	}
+	objects := slices.Clone(p.set.Objects)
+	for _, o := range p.old.set.Objects {
+		broken := slices.Contains(p.set.Broken, o.Key) || slices.Contains(p.set.BrokenFiles, o.Pos.File)
+		if broken && !have[o.Key] {
+			p.warn(o.Pos, "%s: what was there before goes on", o.Key)
+			objects = append(objects, o)
+		}
+	}
+	p.set = &manifest.Set{Objects: objects, Problems: p.set.Problems, Warnings: p.set.Warnings, Broken: p.set.Broken, BrokenFiles: p.set.BrokenFiles, Files: p.set.Files}
+	p.Plan.set = p.set
+	return objects
+}
+
+func (p *planner) warn(at config.Position, format string, args ...any) {
+	p.Warnings = append(p.Warnings, manifest.Warning{Pos: at, Text: fmt.Sprintf(format, args...)})
+}
+
+// problem is something that is wrong with an object.
+func (p *planner) problem(o *manifest.Object, path []any, format string, args ...any) *config.Error {
+	return &config.Error{Pos: o.At(path...), Path: pathText(path), Msg: o.Key.String() + ": " + fmt.Sprintf(format, args...)}
+}
+
+func pathText(path []any) string {
+	s := ""
+	for _, step := range path {
+		switch step := step.(type) {
+		case int:
+			s += fmt.Sprintf("[%d]", step)
+		case string:
+			if s != "" {
+				s += "."
+			}
+			s += step
+		}
+	}
+	return s
+}
+
+// fromFile adds the file's endpoints.
+func (p *planner) fromFile() {
+	for i := range p.Config.Endpoints {
+		e := &p.Config.Endpoints[i]
+		alpn := e.ALPN
+		if t := e.TLSTermination; t != nil && t.ACME && len(alpn) > 0 {
+			alpn = append(slices.Clone(alpn), ChallengeProtocol)
+		}
+		x := Endpoint{URL: e.URL, Places: []route.Entry{{Port: e.Port, Name: e.ServerName, ALPN: alpn}}}
+		p.Endpoints = append(p.Endpoints, x)
+		for _, c := range claimsOf(&x.Places[0]) {
+			p.claims[c] = i
+		}
+	}
+}
+
+// ChallengeProtocol is the ALPN protocol of an authority that looks whether a name is
+// served here, RFC 8737.
+const ChallengeProtocol = "acme-tls/1"
+
+func claimsOf(e *route.Entry) []claim {
+	address := ""
+	if e.Address.IsValid() {
+		address = e.Address.String()
+	}
+	if len(e.ALPN) == 0 {
+		return []claim{{address, e.Port, e.Name, ""}}
+	}
+	var all []claim
+	for _, protocol := range e.ALPN {
+		all = append(all, claim{address, e.Port, e.Name, protocol})
+	}
+	return all
+}
+
+// index finds what objects refer to.
+func (p *planner) index() {
+	p.byKey = make(map[manifest.Key]*manifest.Object, len(p.objects))
+	for _, o := range p.objects {
+		p.byKey[o.Key] = o
+		switch o.Value.(type) {
+		case *v1alpha1.NgrokTrafficPolicy:
+			p.policies[o.Key] = o
+		}
+		if o.Kind == "Secret" {
+			p.secrets[o.Key] = o
+		}
+	}
+	p.services = newServices(p.objects)
+}
+
+// add adds an endpoint, unless its places are others'.
+func (p *planner) add(o *manifest.Object, e config.Endpoint, x Endpoint) *config.Error {
+	i := len(p.Endpoints)
+	x.key = o.Key
+	for _, table := range []struct {
+		entries []route.Entry
+		claims  map[claim]int
+	}{{x.Places, p.claims}, {x.Internal, p.inner}} {
+		for j := range table.entries {
+			for _, c := range claimsOf(&table.entries[j]) {
+				first, taken := table.claims[c]
+				if !taken {
+					table.claims[c] = i
+					continue
+				}
+				other := &p.Endpoints[first]
+				if !x.pooling || !other.pooling {
+					at := p.Config.Endpoints[first].Pos.String()
+					return p.problem(o, []any{"spec", "url"}, "%s is the URL of endpoint %s at %s; %s", x.URL, p.Config.Endpoints[first].Name, at, poolingText(x.pooling, other))
+				}
+				if other.Peers == nil {
+					other.Peers = []int{first}
+				}
+				other.Peers = append(other.Peers, i)
+			}
+		}
+	}
+	p.Config.Endpoints = append(p.Config.Endpoints, e)
+	p.Endpoints = append(p.Endpoints, x)
+	return nil
+}
+
+func poolingText(mine bool, other *Endpoint) string {
+	switch {
+	case other.From == "":
+		return "an endpoint of the agent's file shares its URL with none"
+	case !mine:
+		return "poolingEnabled: true would have them share it"
+	}
+	return "poolingEnabled: true there would have them share it"
+}
+
+// Tables are the route table of connections, and that of policies' forwards; their matches
+// are indices into Endpoints. Of pooled endpoints it is the first.
+func (p *Plan) Tables() (outer, inner *route.Table, err error) {
+	var places, internal []route.Entry
+	hidden := make(map[int]bool)
+	for i := range p.Endpoints {
+		for _, peer := range p.Endpoints[i].Peers {
+			hidden[peer] = hidden[peer] || peer != i
+		}
+	}
+	for i := range p.Endpoints {
+		if hidden[i] {
+			continue
+		}
+		for _, e := range p.Endpoints[i].Places {
+			e.Endpoint = i
+			places = append(places, e)
+		}
+		for _, e := range p.Endpoints[i].Internal {
+			e.Endpoint = i
+			internal = append(internal, e)
+		}
+	}
+	places = append(places, p.refused(places)...)
+	if outer, err = route.Build(places); err != nil {
+		return nil, nil, err
+	}
+	inner, err = route.Build(internal)
+	return outer, inner, err
+}
+
+// ForwardTo is the index of the endpoint that a forward-internal's URL stands for, the first
+// of its peers; -1: there is none.
+func (p *Plan) ForwardTo(url string) int {
+	i, _ := p.forwardTo(url)
+	return i
+}
+
+func (p *Plan) forwardTo(url string) (int, error) {
+	name, port, err := config.ParsePublicURL(url)
+	if err != nil {
+		return -1, err
+	}
+	if i, ok := p.inner[claim{"", port, name, ""}]; ok {
+		return i, nil
+	}
+	for suffix := name; ; {
+		_, rest, ok := cutLabel(suffix)
+		if !ok {
+			return -1, nil
+		}
+		if i, ok := p.inner[claim{"", port, "*." + rest, ""}]; ok {
+			return i, nil
+		}
+		suffix = rest
+	}
+}
+
+// checkForwards warns of forwards that lead nowhere.
+func (p *planner) checkForwards() {
+	for i := range p.Endpoints {
+		x := &p.Endpoints[i]
+		if x.Policy == nil {
+			continue
+		}
+		urls, _ := x.Policy.Forwards()
+		for _, url := range urls {
+			to, err := p.forwardTo(url)
+			switch {
+			case err != nil:
+				p.warn(p.Config.Endpoints[i].Pos, "%s: forward-internal to %q: %v", x.From, url, err)
+			case to < 0:
+				p.warn(p.Config.Endpoints[i].Pos, "%s: forward-internal to %q: no internal endpoint has this URL", x.From, url)
+			case to == i:
+				p.warn(p.Config.Endpoints[i].Pos, "%s: forward-internal to %q: that is this endpoint itself", x.From, url)
+			}
+		}
+	}
+}

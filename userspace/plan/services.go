@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/manifest"
+)
+
+// services are the Services of the manifests, with their addresses.
+type services struct {
+	byName map[string]*corev1.Service // NAME.NAMESPACE
+	slices map[string][]*discoveryv1.EndpointSlice
+}
+
+func newServices(objects []*manifest.Object) *services {
+	s := &services{byName: make(map[string]*corev1.Service), slices: make(map[string][]*discoveryv1.EndpointSlice)}
+	for _, o := range objects {
+		switch v := o.Value.(type) {
+		case *corev1.Service:
+			s.byName[v.Name+"."+v.Namespace] = v
+		case *discoveryv1.EndpointSlice:
+			key := v.Labels[discoveryv1.LabelServiceName] + "." + v.Namespace
+			s.slices[key] = append(s.slices[key], v)
+		}
+	}
+	return s
+}
+
+// targets are where a host and port of an object in a namespace are: the addresses of a
+// Service that is among the objects, else the host by its name, which is NAME.NAMESPACE for
+// a bare one.
+func (s *services) targets(cfg *config.Config, host string, port uint16, namespace string) []config.Target {
+	if !strings.Contains(host, ".") && !strings.Contains(host, ":") && host != "localhost" {
+		host += "." + namespace
+	}
+	byName := []config.Target{{Host: host, Port: port, Weight: 1}}
+	plain := strings.TrimSuffix(host, ".")
+	if _, ok := cfg.Hosts[plain]; ok {
+		return byName
+	}
+	plain = strings.TrimSuffix(strings.TrimSuffix(plain, ".cluster.local"), ".svc")
+	service := s.byName[plain]
+	if service == nil {
+		return byName
+	}
+	var all []config.Target
+	for _, p := range service.Spec.Ports {
+		if p.Port != int32(port) {
+			continue
+		}
+		for _, slice := range s.slices[plain] {
+			all = append(all, sliceTargets(slice, &p)...)
+		}
+	}
+	slices.SortFunc(all, func(a, b config.Target) int { return strings.Compare(a.Host, b.Host) })
+	all = slices.CompactFunc(all, func(a, b config.Target) bool { return a.Host == b.Host && a.Port == b.Port })
+	switch ip := service.Spec.ClusterIP; {
+	case len(all) > 0:
+		return all
+	case len(s.slices[plain]) > 0:
+		return []config.Target{{Host: host, Port: port, Weight: 1, Refuse: fmt.Sprintf("Service %s/%s has no address that is ready for port %d", service.Namespace, service.Name, port)}}
+	case ip != "" && ip != corev1.ClusterIPNone:
+		return []config.Target{{Host: ip, Port: port, Weight: 1}}
+	}
+	return byName
+}
+
+func sliceTargets(slice *discoveryv1.EndpointSlice, p *corev1.ServicePort) (all []config.Target) {
+	if slice.AddressType == discoveryv1.AddressTypeFQDN {
+		return nil
+	}
+	for _, sp := range slice.Ports {
+		name := ""
+		if sp.Name != nil {
+			name = *sp.Name
+		}
+		if name != p.Name || sp.Port == nil || *sp.Port < 1 || *sp.Port > 65535 {
+			continue
+		}
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready != nil && !*e.Conditions.Ready || e.Conditions.Terminating != nil && *e.Conditions.Terminating {
+				continue
+			}
+			for _, a := range e.Addresses {
+				all = append(all, config.Target{Host: a, Port: uint16(*sp.Port), Weight: 1})
+			}
+		}
+	}
+	return all
+}
+
+func cutLabel(name string) (label, rest string, ok bool) { return strings.Cut(name, ".") }
+
+// checkPair tells whether a certificate and a key can be used. The key is not told.
+func checkPair(cert, key []byte) error {
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		return fmt.Errorf("its certificate and key cannot be used: %w", err)
+	}
+	return nil
+}
+
+func checkCAs(pem []byte) error {
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return errors.New("no certificate can be read from its ca.crt")
+	}
+	return nil
+}
