@@ -9,13 +9,16 @@ type accessLine struct {
 	Client   string `json:"client"`
 	SNI      string `json:"sni"`
 	Endpoint string `json:"endpoint"`
-	Match    string `json:"match"`
-	Engine   string `json:"engine"`
-	BytesIn  int64  `json:"bytes_in"`
-	BytesOut int64  `json:"bytes_out"`
-	Outcome  string `json:"outcome"`
-	Reason   string `json:"reason"`
-	End      string `json:"end"`
+	Upstream string `json:"upstream"`
+	// ForwardedTo are the endpoints that policies forwarded it to.
+	ForwardedTo []string `json:"forwarded_to"`
+	Match       string   `json:"match"`
+	Engine      string   `json:"engine"`
+	BytesIn     int64    `json:"bytes_in"`
+	BytesOut    int64    `json:"bytes_out"`
+	Outcome     string   `json:"outcome"`
+	Reason      string   `json:"reason"`
+	End         string   `json:"end"`
 }
 
 // accessLog finds lines by the client's address. The kernel does not give an

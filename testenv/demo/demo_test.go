@@ -187,3 +187,40 @@ func TestDemoInterruptedAfter(t *testing.T) {
 		})
 	}
 }
+
+// TestManifests: each of the three ways of the examples carries TLS, and what is not as it
+// should be is told.
+func TestManifests(t *testing.T) {
+	executable := begin(t)
+	dir, err := filepath.Abs("../../examples/manifests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "example-hostname.ngrok.io"
+	service := Upstream{Host: "example-service.example-namespace", Ports: []uint16{8443}}
+	ways := []Way{
+		{Manifests: []string{filepath.Join(dir, "agentendpoint.yaml")}, Visits: []Visit{{Object: "agent", SNI: name, Port: 8443}}, Upstreams: []Upstream{service}},
+		{Manifests: []string{filepath.Join(dir, "cloudendpoint.yaml")}, Visits: []Visit{{Object: "cloud", SNI: name, Port: 8443}}, Upstreams: []Upstream{service}},
+		{Manifests: []string{filepath.Join(dir, "gateway-tlsroute.yaml")}, Visits: []Visit{{Object: "route", SNI: name, Port: 9000}},
+			Upstreams: []Upstream{{Host: "example-service.default", Ports: []uint16{9000}}}},
+	}
+	report, err := RunManifests(t.Context(), executable, ways)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Problems) > 0 || len(report.Visited) != 3 {
+		t.Fatalf("problems %q, visits %+v, log\n%s", report.Problems, report.Visited, strings.Join(report.AgentLog, "\n"))
+	}
+	for i, v := range report.Visited {
+		if v.Backend != ways[i].Upstreams[0].Host || !v.Certificate.EndToEnd || v.BytesIn < manifestBytes || v.BytesOut < manifestBytes {
+			t.Errorf("visit %+v", v)
+		}
+	}
+	if got := report.Visited[1].ForwardedTo; len(got) != 1 || got[0] != "agentendpoint/default/example-service" {
+		t.Errorf("forwarded to %q", got)
+	}
+	ways[0].Visits[0].SNI = "other.test"
+	if report, err = RunManifests(t.Context(), executable, ways[:1]); err != nil || len(report.Problems) == 0 {
+		t.Errorf("a name that nobody serves: %+v, %v", report, err)
+	}
+}

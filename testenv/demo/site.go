@@ -100,8 +100,13 @@ func (s *site) open(ctx context.Context, executable string) (err error) {
 }
 
 func (s *site) startAgent(ctx context.Context, executable string) error {
+	return s.start(ctx, executable, s.config())
+}
+
+// start starts the agent with a file's content.
+func (s *site) start(ctx context.Context, executable, config string) error {
 	file := filepath.Join(s.dir, "spliceway.yaml")
-	if err := os.WriteFile(file, []byte(s.config()), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
 	var err error

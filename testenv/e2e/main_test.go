@@ -114,7 +114,7 @@ func ofSplice(t *testing.T, why string) {
 // write replaces the configuration file as an editor does.
 func (r *run) write(config string) {
 	r.t.Helper()
-	if !strings.Contains(config, "\nengine: ") && strings.Contains(config, "url:") {
+	if !strings.Contains(config, "\nengine: ") && (strings.Contains(config, "url:") || strings.Contains(config, "manifests:")) {
 		config += "\nengine: " + engine + "\n"
 	}
 	if !strings.Contains(config, "\nbpffs: ") && strings.Contains(config, "\nengine: ") && !strings.Contains(config, "\nengine: splice\n") {
