@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -218,7 +219,7 @@ func TestTerminationByManifests(t *testing.T) {
 		cloudEndpoint("policy", sni("policy.test"), inline("", fmt.Sprintf(
 			"{type: terminate-tls, config: {server_certificate: %q, server_private_key: %q, mutual_tls_certificate_authorities: [%q]}}", chain, key, ca.PEM()))+
 			policyRule("conn.tls.client.subject.common_name != 'alice'", "{type: deny}")+
-			policyRule("", "{type: log, config: {metadata: {version: \"${conn.tls.version}\"}}}", forward(inner("inner"), ""))) +
+			policyRule("", "{type: log, config: {metadata: {version: \"${conn.tls.version}\", server: \"${conn.tls.server.san.dns_names}\"}}}", forward(inner("inner"), ""))) +
 		agentEndpoint("object", sni("object.test"), plain, "  tlsTermination: {serverCertificateRef: {name: server}, mutualTLS: {clientCAsRef: {name: server}}}\n") +
 		agentEndpoint("unverified", sni("again.test"), secure, "  tlsTermination: {serverCertificateRef: {name: server}}\n"),
 	})
@@ -262,7 +263,10 @@ func TestTerminationByManifests(t *testing.T) {
 		if greeting != tt.greeting || tt.greeting != "" && err != nil {
 			t.Errorf("%s: greeted with %q, %v", tt.name, greeting, err)
 		}
-		s.expectLine(client, tt.line)
+		l := s.expectLine(client, tt.line)
+		if tt.own == &alice && tt.name == "policy.test" && fmt.Sprint(l["policy_log"]) != "[map[server:[policy.test object.test] version:1.2]]" {
+			t.Errorf("the policy logged %v", l["policy_log"])
+		}
 	}
 	// Its upstream is verified against the system's CAs: this one is of none of them.
 	config := ca.ClientConfig("policy.test")
@@ -422,4 +426,11 @@ func TestManifestsReload(t *testing.T) {
 	expect("x.test", "a")
 	expect("y.test", "")
 	s.expectMetric("manifest_problems", 0)
+
+	s.put(t, "new.yaml", agentEndpoint("new", sni("y.test"), toB, ""))
+	expect("y.test", "b")
+	if err := os.Remove(filepath.Join(s.dir, "new.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	expect("y.test", "")
 }

@@ -66,6 +66,9 @@ func (a *agent) planApplied(p *plan.Plan, since time.Time) {
 			a.logger.Error("object refused", "at", e.Pos.String(), "error", e.Text())
 		}
 	}
+	if len(p.Config.Endpoints) == 0 {
+		a.logger.Warn("nothing is served: the manifests have no endpoint that is right")
+	}
 	a.metrics.ManifestProblems(len(p.Problems))
 	a.planned = p
 	if len(p.Files) == 0 && a.manifests == nil {
