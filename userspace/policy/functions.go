@@ -23,13 +23,13 @@ import (
 )
 
 // maxRange is how long a list lists.range makes.
-const maxRange = 10_000
+const maxRange = 1000
 
 // environment is what expressions are compiled in: CEL's own library and extensions, the
 // variables, and ngrok's functions.
 var environment = sync.OnceValue(func() *cel.Env {
 	options := []cel.EnvOption{
-		ext.Strings(), ext.Encoders(), ext.Lists(ext.ListsMaxRangeSize(maxRange)), ext.Math(), ext.Sets(),
+		ext.Strings(), ext.Encoders(ext.EncodersVersion(1)), ext.Lists(ext.ListsMaxRangeSize(maxRange)), ext.Math(), ext.Sets(),
 		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(64), cel.CrossTypeNumericComparisons(true),
 	}
 	for name, v := range variables {

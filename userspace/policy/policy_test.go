@@ -148,9 +148,9 @@ on_tcp_connect:
       server_private_key: `+key+`
       mutual_tls_certificate_authorities: [`+certificate+`]
 - expressions: ["conn.tls.client.subject.common_name == 'alice' && 'ops' in conn.tls.client.subject.organization && 'alice.test' in conn.tls.client.san.dns_names && conn.tls.client.subject == 'CN=alice,O=ops'"]
-  actions: [{type: log, config: {metadata: {v: "${conn.tls.version} ${actions.ngrok.terminate_tls.cipher_suite} ${conn.tls.negotiated_alpn}"}}}]
+  actions: [{type: log, config: {metadata: {s: "${conn.tls.server.san.dns_names}", v: "${conn.tls.version} ${actions.ngrok.terminate_tls.cipher_suite} ${conn.tls.negotiated_alpn}"}}}]
 `)
-	want := []string{"terminate", "log map[v:1.3 TLS_AES_128_GCM_SHA256 h2]", "end"}
+	want := []string{"terminate", "log map[s:[a.test] v:1.3 TLS_AES_128_GCM_SHA256 h2]", "end"}
 	if diff := cmp.Diff(want, run(p, connection())); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

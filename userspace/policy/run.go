@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"sync"
 	"time"
@@ -21,7 +22,8 @@ const (
 	// Forward: it goes to the internal endpoint with the Step's URL. If that fails and
 	// OnErrorContinue is set, say so by Forwarded and go on.
 	Forward
-	// Terminate: TLS is to be terminated. Fill in Connection.TLS and go on.
+	// Terminate: TLS is to be terminated. Fill in Connection.TLS and go on; Next adds to
+	// it the certificate that the action has.
 	Terminate
 	// Log: Metadata is to be logged. Go on.
 	Log
@@ -64,6 +66,7 @@ type Run struct {
 	logged       map[string]any
 	restricted   restriction
 	forwardError string
+	shown        *x509.Certificate // by terminate-tls
 	// left is how much the run may still write, and spent how long its loops took.
 	left  int
 	spent time.Duration
@@ -96,6 +99,9 @@ func (r *Run) Forwarded(err error) { r.forwardError = err.Error() }
 // Next goes on to what the caller has to do. After End, Close, Failed and a Forward
 // without OnErrorContinue there is nothing more: it is End from there on.
 func (r *Run) Next() Step {
+	if t := r.c.TLS; r.shown != nil && t != nil && t.ServerCertificate == nil {
+		t.ServerCertificate = r.shown
+	}
 	for ; r.rule < len(r.p.rules); r.rule, r.action, r.inside = r.rule+1, 0, false {
 		rule := &r.p.rules[r.rule]
 		if !r.inside {

@@ -11,7 +11,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-type terminateTLS struct{ Termination }
+type terminateTLS struct {
+	Termination
+	leaf *x509.Certificate // of Certificate
+}
 
 var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
@@ -19,7 +22,7 @@ func readTerminateTLS(r *reader, n *yaml.Node, path string) action {
 	f := r.mapping(n, path, []string{
 		"min_version", "max_version", "server_private_key", "server_certificate", "mutual_tls_certificate_authorities", "mutual_tls_verification_strategy",
 	}, nil)
-	a := &terminateTLS{Termination{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13, Pos: r.at(n)}}
+	a := &terminateTLS{Termination: Termination{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13, Pos: r.at(n)}}
 	if f == nil {
 		return a
 	}
@@ -38,9 +41,11 @@ func readTerminateTLS(r *reader, n *yaml.Node, path string) action {
 	case f["server_certificate"] == nil:
 		r.wrong(n, path, "server_certificate and server_private_key are needed: there is no other certificate for this endpoint")
 	case a.Certificate != nil && a.Key != nil:
-		if _, err := tls.X509KeyPair(a.Certificate, a.Key); err != nil {
+		pair, err := tls.X509KeyPair(a.Certificate, a.Key)
+		if err != nil {
 			r.wrong(f["server_certificate"], path, "server_certificate and server_private_key are no pair: %v", err)
 		}
+		a.leaf = pair.Leaf
 	}
 	if n := f["mutual_tls_certificate_authorities"]; n != nil {
 		at := join(path, "mutual_tls_certificate_authorities")
@@ -106,6 +111,7 @@ func (r *reader) pem(n *yaml.Node, path string) []byte {
 func (*terminateTLS) kind() string      { return "terminate-tls" }
 func (*terminateTLS) terminating() bool { return false }
 
-func (a *terminateTLS) do(*Run) (Step, bool) {
+func (a *terminateTLS) do(r *Run) (Step, bool) {
+	r.shown = a.leaf
 	return Step{Kind: Terminate, Termination: &a.Termination}, true
 }
