@@ -282,8 +282,19 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("apiVersion: v1\nkind: Secret\nmetadata: &m {name: s}\ndata: {a: YQ==}\n---\napiVersion: v1\nkind: Service\nmetadata: *m\nspec: {ports: [{port: 1, targetPort: x}]}\n"))
 	f.Add([]byte("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.1], conditions: {ready: true}}]\nports: [{name: a, port: 1}]\n"))
 	f.Add([]byte("apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: x}\nspec: {targetRefs: [{kind: Service, name: s, group: ''}], validation: {hostname: a.test, wellKnownCACertificates: System}}\n"))
+	f.Add([]byte("{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {\"name\": \"\\ud83d\\ude00\"}}]}\n%YAML 1.1\n---\nx\n...\n---\n[\n"))
+	f.Add([]byte("apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: x, creationTimestamp: 2026-01-02T03:04:05Z}\nspec: {from: [{group: gateway.networking.k8s.io, kind: TLSRoute, namespace: a}], to: [{group: '', kind: Service}]}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, o := range Parse("f.yaml", data).Objects {
+		s := Parse("f.yaml", data)
+		for _, p := range s.Problems {
+			if p.Pos.Line < 1 || p.Pos.Column < 1 || strings.ContainsAny(p.Error(), "\n\x00\x1b") || len(p.Error()) > 5000 {
+				t.Fatalf("problem %q", p.Error())
+			}
+		}
+		for _, o := range s.Objects {
+			if e, ok := o.Value.(*v1alpha1.AgentEndpoint); ok && e.Spec.TrafficPolicy != nil && e.Spec.TrafficPolicy.Inline != nil && o.Node("spec", "trafficPolicy", "inline") == nil {
+				t.Fatalf("no node of the policy of %s", o)
+			}
 			first, err := yaml.Marshal(o.Value)
 			if err != nil {
 				t.Fatal(err)

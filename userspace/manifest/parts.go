@@ -39,7 +39,7 @@ func parts(data []byte) iter.Seq[part] {
 				break
 			}
 			advance(data[:skip])
-			if !yield(part{surrogates(data[skip : skip+size]), line, column}) {
+			if !yield(part{yamlEscapes(data[skip : skip+size]), line, column}) {
 				return
 			}
 			advance(data[skip : skip+size])
@@ -94,20 +94,24 @@ func jsonValue(data []byte) (skip, size int) {
 	return len(data) - len(rest), len(raw)
 }
 
-// escapes are JSON's; the group takes those that come in pairs, which YAML does not have.
+// escapes are JSON's; the groups take those that come in pairs.
 var escapes = regexp.MustCompile(`\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)`)
 
-// surrogates writes out the characters that JSON escapes as two of UTF-16.
-func surrogates(data []byte) []byte {
-	if !bytes.Contains(data, []byte(`\ud`)) && !bytes.Contains(data, []byte(`\uD`)) {
+// yamlEscapes writes out what JSON escapes in a way that is not YAML's, or not the
+// library's: characters as two of UTF-16, and slashes.
+func yamlEscapes(data []byte) []byte {
+	if !bytes.Contains(data, []byte(`\ud`)) && !bytes.Contains(data, []byte(`\uD`)) && !bytes.Contains(data, []byte(`\/`)) {
 		return data
 	}
 	return escapes.ReplaceAllFunc(data, func(escape []byte) []byte {
-		if len(escape) != len(`\ud83d\ude00`) {
-			return escape
+		switch {
+		case string(escape) == `\/`:
+			return escape[1:]
+		case len(escape) == len(`\ud83d\ude00`):
+			high, _ := strconv.ParseUint(string(escape[2:6]), 16, 16)
+			low, _ := strconv.ParseUint(string(escape[8:12]), 16, 16)
+			return []byte(string(utf16.DecodeRune(rune(high), rune(low))))
 		}
-		high, _ := strconv.ParseUint(string(escape[2:6]), 16, 16)
-		low, _ := strconv.ParseUint(string(escape[8:12]), 16, 16)
-		return []byte(string(utf16.DecodeRune(rune(high), rune(low))))
+		return escape
 	})
 }
