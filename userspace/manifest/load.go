@@ -23,6 +23,9 @@ import (
 const (
 	// maxFile is the largest file that is read, in bytes.
 	maxFile = 64 << 20
+	// maxValues bounds a document's lines and list elements: the library takes some hundred
+	// bytes of memory for each value.
+	maxValues = 4 << 20
 	// maxAliased bounds how many values the aliases of all files stand for.
 	maxAliased = 1 << 20
 	// maxDepth is how deep a document may nest.
@@ -161,6 +164,11 @@ var lineOf = regexp.MustCompile(`^yaml: (?:line (\d+): )?(?s:(.*))`)
 // them one by one.
 func (l *loader) parse(file string, data []byte) {
 	for part := range parts(data) {
+		if values(part.text) > maxValues {
+			l.problems = append(l.problems, &config.Error{Pos: config.Position{File: file, Line: part.line + 1, Column: 1}, Msg: fmt.Sprintf("has more than %d lines and values: split it into several documents", maxValues)})
+			l.breaks(file)
+			continue
+		}
 		d := yaml.NewDecoder(bytes.NewReader(part.text))
 		for {
 			var doc yaml.Node

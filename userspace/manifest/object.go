@@ -133,6 +133,7 @@ func (v *validation) object(n *yaml.Node) (o *Object, known Key) {
 	}
 	m := tree.(map[string]any)
 	if meta, ok := m["metadata"].(map[string]any); ok {
+		delete(meta, "managedFields") // large, and for the API server only
 		if k.cluster {
 			delete(meta, "namespace")
 		} else {
@@ -157,7 +158,28 @@ func (v *validation) object(n *yaml.Node) (o *Object, known Key) {
 			return nil, known
 		}
 	}
-	return &Object{Key: known, Version: version, Pos: config.Position{File: v.file, Line: n.Line, Column: n.Column}, Value: value.Interface(), node: n, file: v.file}, known
+	return &Object{Key: known, Version: version, Pos: config.Position{File: v.file, Line: n.Line, Column: n.Column}, Value: value.Interface(), node: lean(n), file: v.file}, known
+}
+
+// lean is an object without what nobody asks for, and may be large.
+func lean(n *yaml.Node) *yaml.Node {
+	without := func(n *yaml.Node, key string) *yaml.Node {
+		thin := *n
+		thin.Content = nil
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if resolve(n.Content[i]).Value != key {
+				thin.Content = append(thin.Content, n.Content[i], n.Content[i+1])
+			}
+		}
+		return &thin
+	}
+	thin := without(n, "status")
+	for i := 0; i+1 < len(thin.Content); i += 2 {
+		if value := thin.Content[i+1]; thin.Content[i].Value == "metadata" && child(resolve(value), "managedFields") != nil {
+			thin.Content[i+1] = without(resolve(value), "managedFields")
+		}
+	}
+	return thin
 }
 
 // names checks the object's name and namespace.
