@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,11 +61,16 @@ func (c demoCmd) ways(e env) ([]demo.Way, error) {
 	all := agent.Plan(&config.Config{Manifests: paths})
 	sets := [][]string{paths}
 	if len(all.Problems) > 0 {
+		files := make(map[string]bool)
+		for _, o := range all.Objects {
+			files[o.Pos.File] = true
+		}
+		for _, w := range all.Problems {
+			files[w.Pos.File] = true
+		}
 		sets = nil
-		for _, file := range all.Files {
-			if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
-				sets = append(sets, []string{file})
-			}
+		for _, file := range slices.Sorted(maps.Keys(files)) {
+			sets = append(sets, []string{file})
 		}
 	}
 	var ways []demo.Way

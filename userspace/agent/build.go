@@ -4,8 +4,6 @@ package agent
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -117,11 +115,7 @@ func (a *agent) endpoint(p *plan.Plan, i int, gen *generation) *proxy.Endpoint {
 	if x.Policy != nil {
 		out.Policy = &proxy.Policy{Policy: x.Policy, Self: p.SelfOf(i), Terminations: make(map[*policy.Termination]*proxy.Termination)}
 		for n, t := range x.Policy.Terminations() {
-			own := &proxy.Termination{Server: gen.terminations[actionName(e, n)].server}
-			if block, _ := pem.Decode(t.Certificate); block != nil {
-				own.Leaf, _ = x509.ParseCertificate(block.Bytes) // it has been read before
-			}
-			out.Policy.Terminations[t] = own
+			out.Policy.Terminations[t] = &proxy.Termination{Server: gen.terminations[actionName(e, n)].server}
 		}
 	}
 	return out

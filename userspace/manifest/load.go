@@ -57,7 +57,6 @@ func Load(paths []string) *Set {
 				continue
 			}
 			file := filepath.Join(path, e.Name())
-			l.files = append(l.files, file)
 			if info, err := os.Stat(file); err == nil && info.IsDir() {
 				continue
 			}

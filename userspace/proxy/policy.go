@@ -97,12 +97,11 @@ func (c *conn) terminate(e *Endpoint, step policy.Step) telemetry.Outcome {
 	if c.tls != nil {
 		return c.policyFailed(e, fmt.Errorf("rule %s: %s: TLS has been terminated already", step.Rule, step.Action))
 	}
-	termination := e.Policy.Terminations[step.Termination]
-	if outcome := c.handshake(termination); outcome != telemetry.OutcomeRouted {
+	if outcome := c.handshake(e.Policy.Terminations[step.Termination]); outcome != telemetry.OutcomeRouted {
 		return outcome
 	}
 	state, t := c.tls.State(), c.rec.TLS
-	c.facts.TLS = &policy.TLS{Version: t.Version, CipherSuite: t.Cipher, ALPN: t.ALPN, ServerCertificate: termination.Leaf}
+	c.facts.TLS = &policy.TLS{Version: t.Version, CipherSuite: t.Cipher, ALPN: t.ALPN}
 	if len(state.PeerCertificates) > 0 {
 		c.facts.TLS.ClientCertificate = state.PeerCertificates[0]
 	}

@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"slices"
 	"strings"
 	"time"
@@ -24,9 +23,6 @@ type Termination struct {
 	// Challenge answers a certificate authority that asks whether the name is served
 	// here (RFC 8737); nil: none does.
 	Challenge *tls.Config
-	// Leaf is the certificate that clients are shown, where there is one only, for
-	// policies to look at; nil: it depends on the client.
-	Leaf *x509.Certificate
 }
 
 // challengeProtocol is the ALPN protocol of RFC 8737, alone in its hello.
