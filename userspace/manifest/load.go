@@ -60,9 +60,7 @@ func Load(paths []string) *Set {
 			if info, err := os.Stat(file); err == nil && info.IsDir() {
 				continue
 			}
-			if e.Type()&os.ModeSymlink != 0 {
-				l.files = append(l.files, file) // what it leads to may change elsewhere
-			}
+			l.files = append(l.files, file)
 			l.read(file)
 		}
 	}

@@ -29,8 +29,8 @@ type Set struct {
 	// BrokenFiles are files that may have objects of which it is not known which they are:
 	// some part of them could not be read as YAML, or has no kind or name.
 	BrokenFiles []string
-	// Files are what was to be read, for a watcher: a directory stands for the files in
-	// it, of which those are listed that are links.
+	// Files are all files and directories that were to be read, for a watcher. A file that
+	// several paths lead to is there by each of them.
 	Files []string
 }
 
