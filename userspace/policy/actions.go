@@ -108,6 +108,10 @@ func (a *forwardInternal) terminating() bool { return !a.continues }
 
 func (a *forwardInternal) do(r *Run) (Step, bool) {
 	url, err := a.url.text(r)
+	if err != nil && a.continues {
+		r.forwardError = err.Error()
+		return Step{}, false
+	}
 	if err != nil {
 		return Step{Kind: Failed, Err: err}, true
 	}

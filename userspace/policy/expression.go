@@ -23,14 +23,15 @@ import (
 type expression struct {
 	source  string
 	program cel.Program
-	loops   bool // it may take long
+	loops   bool // it may take long, and can be stopped
+	slow    bool // it may take long
 }
 
-// loopTime bounds how long all evaluations of a run together take of expressions with a
-// loop in them, and loopCheck is after how many rounds that is looked at.
+// loopTime bounds how long all evaluations of a run together take of expressions with
+// loops or slow functions in them, and loopCheck is after how many rounds that is looked at.
 const (
 	loopTime  = 100 * time.Millisecond
-	loopCheck = 100
+	loopCheck = 10
 )
 
 // condition compiles an expression that is true or false.
@@ -64,14 +65,14 @@ func (r *reader) compile(n *yaml.Node, path, source string) (x expression, resul
 		r.issues(n, path, source, issues)
 		return x, nil, false
 	}
-	names, tested, loops := survey(parsed.NativeRep().Expr())
-	for _, name := range tested {
+	found := survey(parsed.NativeRep().Expr())
+	for _, name := range found.tested {
 		if _, known := variables[name]; known {
 			r.wrong(n, path, "has(%s) says nothing: it is always there, and empty as long as it is not known; compare it", name)
 			ok = true
 		}
 	}
-	for _, name := range names {
+	for _, name := range found.names {
 		if why := unknown(name); why != "" {
 			r.wrong(n, path, "%s", why)
 			ok = true
@@ -85,8 +86,8 @@ func (r *reader) compile(n *yaml.Node, path, source string) (x expression, resul
 		r.issues(n, path, source, issues)
 		return x, nil, false
 	}
-	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if loops {
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(bounds(env, checked.NativeRep()))}
+	if found.loops {
 		options = append(options, cel.InterruptCheckFrequency(loopCheck))
 	}
 	program, err := env.Program(checked, options...)
@@ -94,7 +95,7 @@ func (r *reader) compile(n *yaml.Node, path, source string) (x expression, resul
 		r.wrong(n, path, "%v", err)
 		return x, nil, false
 	}
-	return expression{source, program, loops}, checked.OutputType(), true
+	return expression{source, program, found.loops, found.slow}, checked.OutputType(), true
 }
 
 // issues reports what CEL says of an expression.
@@ -108,25 +109,34 @@ func (r *reader) issues(n *yaml.Node, path, source string, issues *cel.Issues) {
 	}
 }
 
-// survey returns the dotted names that an expression has, those of them that has() is
-// asked for, and whether it loops.
-func survey(root ast.Expr) (names, tested []string, loops bool) {
+// features are what survey finds in an expression.
+type features struct {
+	names  []string // dotted
+	tested []string // those of them that has() is asked for
+	loops  bool
+	slow   bool // a function takes long for large operands
+}
+
+// survey goes through an expression.
+func survey(root ast.Expr) (found features) {
 	inner := make(map[int64]bool) // operands of a select that is part of a longer name
 	ast.PreOrderVisit(root, ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
 		case ast.ComprehensionKind:
-			loops = true
+			found.loops = true
+		case ast.CallKind:
+			found.slow = found.slow || slow[e.AsCall().FunctionName()]
 		case ast.SelectKind:
 			inner[e.AsSelect().Operand().ID()] = true
 			if name := dotted(e); name != "" && !inner[e.ID()] {
-				names = append(names, name)
+				found.names = append(found.names, name)
 				if e.AsSelect().IsTestOnly() {
-					tested = append(tested, name)
+					found.tested = append(found.tested, name)
 				}
 			}
 		}
 	}))
-	return names, tested, loops
+	return found
 }
 
 // dotted is a.b.c for a chain of selects that begins with a name.
@@ -191,7 +201,10 @@ func unknown(name string) string {
 	return fmt.Sprintf("unknown variable %q%s", name, config.DidYouMean(name, all))
 }
 
-var errNotBoolean = errors.New("it is neither true nor false")
+var (
+	errNotBoolean = errors.New("it is neither true nor false")
+	errTooLong    = fmt.Errorf("it takes more than %s, with those before it", loopTime)
+)
 
 // holds evaluates a condition.
 func (x *expression) holds(r *Run) (bool, error) {
@@ -214,7 +227,13 @@ func (x *expression) eval(r *Run) (v ref.Val, err error) {
 		v, _, err = x.program.ContextEval(ctx, r)
 		r.spent += time.Since(start)
 		if ctx.Err() != nil {
-			err = fmt.Errorf("it takes more than %s, with the loops before it", loopTime)
+			err = errTooLong
+		}
+	} else if x.slow {
+		start := time.Now()
+		v, _, err = x.program.Eval(r)
+		if r.spent += time.Since(start); r.spent > loopTime {
+			err = errTooLong
 		}
 	} else {
 		v, _, err = x.program.Eval(r)

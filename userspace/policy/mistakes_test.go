@@ -198,6 +198,27 @@ func TestLoopsOfAllExpressionsTogether(t *testing.T) {
 	}
 }
 
+// TestErrorsThatArePassedOver: the actions say that the policy goes on.
+func TestErrorsThatArePassedOver(t *testing.T) {
+	got := run(mustParse(t, `
+on_tcp_connect:
+- actions:
+  - {type: forward-internal, config: {url: "tls://${vars.x}.internal", on_error: continue}}
+  - {type: restrict-ips, config: {enforce: false, deny: ["${conn.tls.sni}"]}}
+  - type: log
+    config:
+      metadata:
+        forward: ${actions.ngrok.forward_internal.error}
+        restrict: ${actions.ngrok.restrict_ips.action} ${actions.ngrok.restrict_ips.error.code} ${actions.ngrok.restrict_ips.error.message}
+  - {type: restrict-ips, config: {enforce: false, deny: [192.0.2.1]}}
+  - {type: log, config: {metadata: {restrict: "${actions.ngrok.restrict_ips.action}${actions.ngrok.restrict_ips.error.code}"}}}
+`), connection())
+	want := []string{`log map[forward:vars.x: no such key: x restrict:deny policy_failed "a.test" is no IP address and no network]`, "log map[restrict:allow]", "end"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 // TestNothingMore: a policy that has ended does not go on.
 func TestNothingMore(t *testing.T) {
 	for _, action := range []string{"{type: deny}", "{type: close-connection}", "{type: forward-internal, config: {url: x}}", "{type: log, config: {metadata: {a: \"${vars.x}\"}}}"} {

@@ -69,8 +69,10 @@ func (a *restrictIPs) do(r *Run) (Step, bool) {
 		allowed, in, err = a.allow.contains(r, client)
 	}
 	switch {
-	case err != nil:
+	case err != nil && a.enforce:
 		return Step{Kind: Failed, Err: err}, true
+	case err != nil:
+		r.restricted.err = err.Error()
 	case denied:
 		r.restricted.cidr = by
 	case allowed:

@@ -76,6 +76,7 @@ type Run struct {
 type restriction struct {
 	action string
 	cidr   netip.Prefix
+	err    string
 }
 
 var runs = sync.Pool{New: func() any { return new(Run) }}

@@ -19,7 +19,7 @@ import (
 const maxWritten = 64 << 10
 
 // valueSize is what a value takes apart from its text, roughly.
-const valueSize = 16
+const valueSize = 64
 
 var (
 	errTooMuch = fmt.Errorf("the policy writes more than %d KiB for one connection", maxWritten>>10)

@@ -54,10 +54,15 @@ var variables = func() map[string]variable {
 
 		"actions.ngrok.log.metadata": {cel.MapType(cel.StringType, cel.DynType), func(r *Run) ref.Val { return types.DefaultTypeAdapter.NativeToValue(r.logged) }},
 
-		"actions.ngrok.restrict_ips.action":        {cel.StringType, func(r *Run) ref.Val { return types.String(r.restricted.action) }},
-		"actions.ngrok.restrict_ips.matched_cidr":  {cel.StringType, func(r *Run) ref.Val { return types.String(prefixText(r.restricted.cidr)) }},
-		"actions.ngrok.restrict_ips.error.code":    {cel.StringType, nothing},
-		"actions.ngrok.restrict_ips.error.message": {cel.StringType, nothing},
+		"actions.ngrok.restrict_ips.action":       {cel.StringType, func(r *Run) ref.Val { return types.String(r.restricted.action) }},
+		"actions.ngrok.restrict_ips.matched_cidr": {cel.StringType, func(r *Run) ref.Val { return types.String(prefixText(r.restricted.cidr)) }},
+		"actions.ngrok.restrict_ips.error.code": {cel.StringType, func(r *Run) ref.Val {
+			if r.restricted.err == "" {
+				return types.String("")
+			}
+			return types.String(restrictFailed)
+		}},
+		"actions.ngrok.restrict_ips.error.message": {cel.StringType, func(r *Run) ref.Val { return types.String(r.restricted.err) }},
 		"actions.ngrok.forward_internal.error":     {cel.StringType, func(r *Run) ref.Val { return types.String(r.forwardError) }},
 
 		"actions.ngrok.terminate_tls.version":       {cel.StringType, func(r *Run) ref.Val { return types.String(r.negotiated().Version) }},
@@ -81,8 +86,11 @@ var variables = func() map[string]variable {
 	return v
 }()
 
-// nothing is the errors of actions: whoever asks for them has not had any, as they end
-// the policy.
+// restrictFailed is the error code of restrict-ips.
+const restrictFailed = "policy_failed"
+
+// nothing is the errors of terminate-tls: whoever asks for them has not had any, as they
+// end the connection.
 func nothing(*Run) ref.Val { return types.String("") }
 
 // moment is t as CEL has it: its hours are those of UTC wherever the host is.
