@@ -26,6 +26,7 @@ import (
 type address struct {
 	prefix netip.Prefix
 	port   uint16
+	asked  bool // by an object of a manifest: if it cannot be had, all else goes on without it
 }
 
 func (a address) steered() bool { return !a.prefix.IsSingleIP() }
@@ -68,12 +69,12 @@ func addresses(cfg *config.Config, places []netip.AddrPort) []address {
 			if p.Bits() == 0 { // 0.0.0.0/0 is the same as 0.0.0.0
 				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
 			}
-			all = append(all, address{p, port})
+			all = append(all, address{prefix: p, port: port})
 		}
 	}
 	for _, at := range places {
 		if a := at.Addr(); a.IsValid() && !slices.ContainsFunc(all, func(o address) bool { return o.port == at.Port() && o.takes(a) }) {
-			all = append(all, address{netip.PrefixFrom(a, a.BitLen()), at.Port()})
+			all = append(all, address{prefix: netip.PrefixFrom(a, a.BitLen()), port: at.Port(), asked: true})
 		}
 	}
 	return all
@@ -185,6 +186,10 @@ func (l *listeners) open(want []address, helloTimeout time.Duration) (_ *change,
 			if err = l.steer(a, s); err != nil {
 				_ = s.Close()
 			}
+		}
+		if err != nil && a.asked {
+			l.logger.Error("not listened on: "+explainListen(err, a.bind()).Error(), "listener", a.String())
+			continue
 		}
 		if err != nil {
 			return nil, explainListen(err, a.bind())

@@ -47,7 +47,7 @@ func freePlace(t *testing.T) address {
 	}
 	defer func() { _ = l.Close() }()
 	at := l.Addr().(*net.TCPAddr).AddrPort()
-	return address{netip.PrefixFrom(at.Addr(), 32), at.Port()}
+	return address{prefix: netip.PrefixFrom(at.Addr(), 32), port: at.Port()}
 }
 
 // TestStopServesWhatTheKernelHasAccepted: what nobody has had the time to accept.
@@ -138,7 +138,7 @@ func TestAChangeThatFailsLeavesEverythingAsItWas(t *testing.T) {
 		}
 	})
 	narrow := freePlace(t)
-	wide := address{everyIPv4, narrow.port}
+	wide := address{prefix: everyIPv4, port: narrow.port}
 	change := func(want ...address) error {
 		c, err := l.open(want, 0)
 		if err == nil {
@@ -155,9 +155,15 @@ func TestAChangeThatFailsLeavesEverythingAsItWas(t *testing.T) {
 	if old == nil {
 		t.Fatal("the wide listener is not about to leave")
 	}
-	nowhere := address{netip.MustParsePrefix("192.0.2.1/32"), narrow.port}
+	nowhere := address{prefix: netip.MustParsePrefix("192.0.2.1/32"), port: narrow.port}
 	if err := change(wide, nowhere); err == nil {
 		t.Fatal("listening on an address that is not the host's has no error")
+	}
+	// One that an object asks for is gone without.
+	asked := nowhere
+	asked.asked = true
+	if err := change(narrow, asked); err != nil || len(l.open_) != 1 {
+		t.Errorf("open: %v, %v", l.open_, err)
 	}
 	if len(l.open_) != 1 || l.open_[narrow] == nil || l.leaving[wide] != old {
 		t.Errorf("open: %v, leaving: %v", l.open_, l.leaving)
@@ -176,7 +182,7 @@ func TestAChangeThatFailsLeavesEverythingAsItWas(t *testing.T) {
 }
 
 func TestCovers(t *testing.T) {
-	place := func(s string) address { return address{netip.MustParsePrefix(s), 443} }
+	place := func(s string) address { return address{prefix: netip.MustParsePrefix(s), port: 443} }
 	for _, tt := range []struct {
 		wide, narrow string
 		want         bool
@@ -197,7 +203,7 @@ func TestCovers(t *testing.T) {
 			t.Errorf("%s covers %s: got %v", tt.wide, tt.narrow, got)
 		}
 	}
-	if other := (address{everyIPv4, 80}); other.covers(place("10.0.0.1/32")) {
+	if other := (address{prefix: everyIPv4, port: 80}); other.covers(place("10.0.0.1/32")) {
 		t.Error("another port is covered")
 	}
 }

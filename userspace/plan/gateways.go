@@ -44,7 +44,10 @@ func (p *planner) gateways() {
 			in.Services = append(in.Services, v)
 			continue
 		case *discoveryv1.EndpointSlice:
-			in.EndpointSlices = append(in.EndpointSlices, v)
+			// What the agent's file says of a Service goes before what objects do.
+			if _, said := p.cfg.Hosts[v.Labels[discoveryv1.LabelServiceName]+"."+v.Namespace]; !said {
+				in.EndpointSlices = append(in.EndpointSlices, v)
+			}
 			continue
 		case *corev1.Secret:
 			in.Secrets = append(in.Secrets, applied(v))
@@ -222,8 +225,7 @@ func (p *planner) backend(b *gateway.Backend, terminated bool, at config.Positio
 		return fmt.Sprintf("%s://%s", scheme, net.JoinHostPort(host, strconv.Itoa(int(port))))
 	}
 	t.URL = url(t.Host, t.Port)
-	_, known := p.cfg.Hosts[t.Host]
-	if t.Refuse != "" || len(b.Addresses) == 0 || known && b.Port != 0 {
+	if t.Refuse != "" || len(b.Addresses) == 0 {
 		return []config.Target{t}
 	}
 	var all []config.Target

@@ -238,6 +238,25 @@ spec: {clusterIP: 10.96.0.3, ports: [{port: 443}]}
 	for i, u := range upstreams {
 		text += agent(fmt.Sprint("e", i), fmt.Sprintf(`{url: "tls://e%d.test", upstream: {url: "tcp://%s"}}`, i, u))
 	}
+	text += `
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: listed-1, namespace: ns, labels: {kubernetes.io/service-name: listed}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.0.9]}]
+ports: [{port: 443}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g, namespace: ns}
+spec: {gatewayClassName: spliceway, listeners: [{name: l, port: 8443, protocol: TLS, tls: {mode: Passthrough}}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: r, namespace: ns}
+spec: {parentRefs: [{name: g}], hostnames: [r.test], rules: [{backendRefs: [{name: sliced, port: 443}, {name: listed, port: 443}]}]}
+`
 	p := made(t, "hosts: {listed.ns: [10.9.9.9]}", text, Options{})
 	want := []string{
 		"10.1.0.1:8443, 10.1.0.2:8443", "10.1.0.1:8443, 10.1.0.2:8443", "sliced.ns:444 refused", "10.96.0.2:443", "listed.ns:443", "unknown.ns:443", "bare.default:443", "localhost:443",
@@ -245,6 +264,7 @@ spec: {clusterIP: 10.96.0.3, ports: [{port: 443}]}
 	for i := range want {
 		want[i] = fmt.Sprintf("e%d.test:443 agentendpoint/default/e%d -> %s", i, i, want[i])
 	}
+	want = append(want, "r.test:8443 tlsroute/ns/r -> 10.1.0.1:8443, 10.1.0.2:8443, listed.ns:443")
 	expect(t, "routes", want, routes(p))
 }
 
