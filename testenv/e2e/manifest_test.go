@@ -303,7 +303,10 @@ func TestGateways(t *testing.T) {
 		return fmt.Sprintf("---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: %s}\nspec:\n  gatewayClassName: spliceway\n  addresses: [{type: IPAddress, value: %s}]\n  listeners:\n%s", name, address, listeners)
 	}
 	listener := func(name, hostname, tls string) string {
-		return fmt.Sprintf("  - {name: %s, port: %d, protocol: TLS, hostname: %q, tls: %s}\n", name, gatewayPort, hostname, tls)
+		if hostname != "" {
+			hostname = fmt.Sprintf(", hostname: %q", hostname)
+		}
+		return fmt.Sprintf("  - {name: %s, port: %d, protocol: TLS%s, tls: %s}\n", name, gatewayPort, hostname, tls)
 	}
 	route := func(name, parent, hostnames, backends string) string {
 		return fmt.Sprintf("---\napiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: %s}\nspec: {parentRefs: [%s], hostnames: [%s], rules: [{backendRefs: [%s]}]}\n", name, parent, hostnames, backends)
