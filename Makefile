@@ -30,7 +30,7 @@ test: build ## run every test (root), with the race detector where gcc is there
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests make network namespaces and load BPF programs: run as root (sudo make test)"; exit 1; }
 	@[ -n "$(RACE)" ] || echo "make test: no gcc here, so no race detector (apt-get install gcc libc6-dev)"
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 9m $(PKGS)
-	SPLICEWAY_TEST_ENGINE=auto CGO_ENABLED=0 $(GO) test -timeout 9m -skip 'TestPacket|TestSockmap' ./testenv/e2e
+	SPLICEWAY_TEST_ENGINE=auto CGO_ENABLED=0 $(GO) test -timeout 9m -skip 'TestPacket|TestSockmap|TestACME|TestHandshakes|TestClient|TestTerminat|TestStart|TestAdmin' ./testenv/e2e
 
 test-kernel: ## the kernel's tests on Debian's Linux K (6.1 6.12) in an emulator; ARGS as of testenv/kernel
 	CGO_ENABLED=0 $(GO) run ./testenv/kernel -k "$(K)" $(ARGS)
