@@ -181,6 +181,10 @@ func (c routesTestCmd) Run(e env) error {
 	if err != nil {
 		return err
 	}
+	to := c.Address
+	if !to.IsValid() {
+		to = netip.IPv4Unspecified() // for policies: none in particular
+	}
 	ports := routes.Ports()
 	if c.Port != 0 {
 		if !slices.Contains(ports, c.Port) {
@@ -201,7 +205,7 @@ func (c routesTestCmd) Run(e env) error {
 			v.Endpoint = &l
 			var end telemetry.Outcome
 			v.Steps, end = routes.Follow(d.Index, &policy.Connection{
-				Client: netip.AddrPortFrom(c.ClientIP, 49152), Server: netip.AddrPortFrom(c.Address, port), Start: time.Now(),
+				Client: netip.AddrPortFrom(c.ClientIP, 49152), Server: netip.AddrPortFrom(to, port), Start: time.Now(),
 				SNI: c.SNI, JA4: c.JA4, OfferedALPN: c.ALPN,
 			})
 			if end != telemetry.OutcomeRouted {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/spliceway/spliceway/userspace/config"
@@ -56,13 +55,22 @@ func usable(cfg *config.Config, at netip.Addr) error {
 // planApplied is called when p is what is served, whose files were read after since. It
 // tells what is wrong and what is odd, unless that was told before.
 func (a *agent) planApplied(p *plan.Plan, since time.Time) {
+	warned, refused := make(map[manifest.Warning]bool), make(map[config.Error]bool)
+	if a.planned != nil {
+		for _, w := range a.planned.Warnings {
+			warned[w] = true
+		}
+		for _, e := range a.planned.Problems {
+			refused[*e] = true
+		}
+	}
 	for _, w := range p.Warnings {
-		if a.planned == nil || !slices.Contains(a.planned.Warnings, w) {
+		if !warned[w] {
 			a.logger.Warn(w.Text, "at", w.Pos.String())
 		}
 	}
 	for _, e := range p.Problems {
-		if a.planned == nil || !slices.ContainsFunc(a.planned.Problems, func(o *config.Error) bool { return *o == *e }) {
+		if !refused[*e] {
 			a.logger.Error("object refused", "at", e.Pos.String(), "error", e.Text())
 		}
 	}

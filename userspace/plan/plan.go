@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/gateway"
@@ -70,6 +72,11 @@ type planner struct {
 	secrets  map[manifest.Key]*manifest.Object
 	claims   map[claim]int // the endpoint that has a place
 	statuses map[manifest.Key]*outcome
+	names    map[string]bool
+	told     map[config.Error]bool // problems, each once
+	compiled map[compiledKey]*compiled
+	// replaced are the objects in whose place what was there before is served, and why.
+	replaced map[manifest.Key]*config.Error
 }
 
 // claim is a place of the route table.
@@ -101,7 +108,10 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 		policies: make(map[manifest.Key]*manifest.Object), secrets: make(map[manifest.Key]*manifest.Object),
 		claims: make(map[claim]int), statuses: make(map[manifest.Key]*outcome),
 	}
+	p.names, p.told = make(map[string]bool), make(map[config.Error]bool)
+	p.compiled, p.replaced = make(map[compiledKey]*compiled), make(map[manifest.Key]*config.Error)
 	p.objects = p.keep()
+	p.replace()
 	p.fromFile()
 	p.index()
 	for _, o := range p.objects {
@@ -138,6 +148,58 @@ func (p *planner) keep() []*manifest.Object {
 	p.set = &manifest.Set{Objects: objects, Problems: p.set.Problems, Warnings: p.set.Warnings, Broken: p.set.Broken, BrokenFiles: p.set.BrokenFiles, Files: p.set.Files}
 	p.Plan.set = p.set
 	return objects
+}
+
+// replace puts what was there before in the place of policies and certificates that are
+// wrong now: endpoints that name them go on.
+func (p *planner) replace() {
+	if p.old == nil {
+		return
+	}
+	before := make(map[manifest.Key]*manifest.Object)
+	for _, o := range p.old.set.Objects {
+		if o.Kind == "NgrokTrafficPolicy" || o.Kind == "Secret" {
+			before[o.Key] = o
+		}
+	}
+	objects := slices.Clone(p.objects)
+	for i, o := range objects {
+		old := before[o.Key]
+		if old == nil || old == o {
+			continue
+		}
+		wrong := p.wrongByItself(o)
+		if len(wrong) == 0 || len(p.wrongByItself(old)) > 0 {
+			continue
+		}
+		for _, w := range wrong {
+			p.addProblem(w)
+		}
+		p.warn(o.Pos, "%s: what was there before goes on", o.Key)
+		p.replaced[o.Key], objects[i] = wrong[0], old
+	}
+	p.objects = objects
+	set := *p.set
+	set.Objects = objects
+	p.set, p.Plan.set = &set, &set
+}
+
+// wrongByItself is what is wrong with an object whatever names it.
+func (p *planner) wrongByItself(o *manifest.Object) config.Errors {
+	switch v := o.Value.(type) {
+	case *v1alpha1.NgrokTrafficPolicy:
+		return p.compile(o, []any{"spec", "policy"}, false).errs
+	case *corev1.Secret:
+		v = applied(v)
+		cert, key := v.Data[corev1.TLSCertKey], v.Data[corev1.TLSPrivateKeyKey]
+		if v.Type != corev1.SecretTypeTLS && (cert == nil || key == nil) {
+			return nil
+		}
+		if err := checkPair(cert, key); err != nil {
+			return config.Errors{p.problem(o, []any{"data"}, "%v", err)}
+		}
+	}
+	return nil
 }
 
 func (p *planner) warn(at config.Position, format string, args ...any) {
@@ -220,6 +282,9 @@ func (p *planner) index() {
 func (p *planner) add(o *manifest.Object, e config.Endpoint, x Endpoint) *config.Error {
 	i := len(p.Endpoints)
 	x.key = o.Key
+	if p.names[e.Name] {
+		return p.problem(o, []any{"metadata", "name"}, "there is another %s of this name, of another API group", o.Kind)
+	}
 	for _, table := range []struct {
 		entries []route.Entry
 		claims  map[claim]int
@@ -243,6 +308,7 @@ func (p *planner) add(o *manifest.Object, e config.Endpoint, x Endpoint) *config
 			}
 		}
 	}
+	p.names[e.Name] = true
 	p.Config.Endpoints = append(p.Config.Endpoints, e)
 	p.Endpoints = append(p.Endpoints, x)
 	return nil

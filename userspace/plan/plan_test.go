@@ -292,6 +292,50 @@ func TestWhatBreaksGoesOn(t *testing.T) {
 	}
 }
 
+// TestASharedPolicyThatBreaksGoesOn for all that name it, and so does a certificate.
+func TestASharedPolicyThatBreaksGoesOn(t *testing.T) {
+	ca, err := testenv.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ca.Certificate("b.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, key, err := testenv.EncodePair(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := func(action, key string) string {
+		return "---\napiVersion: ngrok.k8s.ngrok.com/v1alpha1\nkind: NgrokTrafficPolicy\nmetadata: {name: p}\nspec: {policy: {on_tcp_connect: [{actions: [{type: " + action + "}]}]}}\n" +
+			agent("a", `{url: "tls://a.test", upstream: {url: "tcp://b:1"}, trafficPolicy: {targetRef: {name: p}}}`) +
+			fmt.Sprintf("---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/tls\nstringData: {tls.crt: %q, tls.key: %q}\n", chain, key) +
+			agent("b", `{url: "tls://b.test", upstream: {url: "tcp://b:1"}, tlsTermination: {serverCertificateRef: {name: s}}}`)
+	}
+	p := made(t, none, objects("deny", string(key)), Options{})
+	want := routes(p)
+	for range 2 { // what was there before is the next one's before
+		p = made(t, none, objects("denny", "hunter2"), Options{Old: p})
+		expect(t, "routes", want, routes(p))
+		text := p.Problems.Error()
+		if len(p.Problems) != 2 || !strings.Contains(text, `unknown action "denny"`) || !strings.Contains(text, "Secret default/s: its certificate and key cannot be used") || strings.Contains(text, "hunter2") {
+			t.Errorf("problems %v", p.Problems)
+		}
+		expect(t, "statuses", []string{"NgrokTrafficPolicy default/p: Valid: TrafficPolicyError", "NgrokTrafficPolicy default/p: Ready: TrafficPolicyError"}, statuses(p))
+	}
+	if p = made(t, none, objects("close-connection", string(key)), Options{Old: p}); len(p.Problems) > 0 {
+		t.Errorf("problems %v", p.Problems)
+	}
+}
+
+func TestOneNameInTwoGroups(t *testing.T) {
+	one := agent("a", `{url: "tls://a.test", upstream: {url: "tcp://b:1"}}`)
+	p := made(t, none, one+strings.NewReplacer("ngrok.k8s.ngrok.com", "spliceway.dev", "a.test", "b.test").Replace(one), Options{})
+	if len(p.Endpoints) != 1 || !strings.Contains(p.Problems.Error(), "there is another AgentEndpoint of this name, of another API group") {
+		t.Errorf("%d endpoints, %v", len(p.Endpoints), p.Problems)
+	}
+}
+
 func TestGatewaysBesideEndpoints(t *testing.T) {
 	text := `
 ---

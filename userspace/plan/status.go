@@ -149,26 +149,23 @@ func (o *outcome) conditions(created, createdReason, active string, generation i
 
 // policyStatus is of a policy by itself: endpoints that name it may be there or not.
 func (p *planner) policyStatus(o *manifest.Object, v *v1alpha1.NgrokTrafficPolicy) *v1alpha1.NgrokTrafficPolicyStatus {
-	e := config.NewEndpoint()
-	var x Endpoint
-	var out outcome
-	warned, wrong := len(p.Warnings), len(p.Problems)
-	p.compile(o, o, []any{"spec", "policy"}, &e, &x, &out)
-	p.Warnings = p.Warnings[:warned]
-	if out.wrongPolicy == nil {
-		return &v1alpha1.NgrokTrafficPolicyStatus{ObservedGeneration: v.Generation, Conditions: []metav1.Condition{
-			condition("Valid", true, "Valid", "", v.Generation), condition("Ready", true, "Ready", "", v.Generation),
-		}}
+	wrong, after := p.replaced[o.Key], "; what was there before goes on"
+	if wrong == nil {
+		after = ""
+		if errs := p.compile(o, []any{"spec", "policy"}, false).errs; len(errs) > 0 {
+			wrong = errs[0]
+			for _, w := range errs {
+				p.addProblem(w)
+			}
+		}
 	}
-	more := slices.Clone(p.Problems[wrong:])
-	p.Problems = p.Problems[:wrong]
-	for _, w := range append(config.Errors{out.wrongPolicy}, more...) {
-		p.addProblem(w)
+	of := func(kind string) metav1.Condition {
+		if wrong != nil {
+			return condition(kind, false, "TrafficPolicyError", wrong.Text()+after, v.Generation)
+		}
+		return condition(kind, true, kind, "", v.Generation)
 	}
-	return &v1alpha1.NgrokTrafficPolicyStatus{ObservedGeneration: v.Generation, Conditions: []metav1.Condition{
-		condition("Valid", false, "TrafficPolicyError", out.wrongPolicy.Text(), v.Generation),
-		condition("Ready", false, "TrafficPolicyError", out.wrongPolicy.Text(), v.Generation),
-	}}
+	return &v1alpha1.NgrokTrafficPolicyStatus{ObservedGeneration: v.Generation, Conditions: []metav1.Condition{of("Valid"), of("Ready")}}
 }
 
 // gatewayStatuses adds those of the Gateway API's objects, and what is wrong with them to
