@@ -221,6 +221,8 @@ func TestTerminationByManifests(t *testing.T) {
 			policyRule("conn.tls.client.subject.common_name != 'alice'", "{type: deny}")+
 			policyRule("", "{type: log, config: {metadata: {version: \"${conn.tls.version}\", server: \"${conn.tls.server.san.dns_names}\"}}}", forward(inner("inner"), ""))) +
 		agentEndpoint("object", sni("object.test"), plain, "  tlsTermination: {serverCertificateRef: {name: server}, mutualTLS: {clientCAsRef: {name: server}}}\n") +
+		agentEndpoint("ended", inner("ended"), "tcp://"+nobody(t, n.Backends[0]).String(), "  tlsTermination: {serverCertificateRef: {name: server}}\n") +
+		cloudEndpoint("kept", sni("kept.test"), inline("", forward(inner("ended"), ", on_error: continue"), forward(inner("inner"), ""))) +
 		agentEndpoint("unverified", sni("again.test"), secure, "  tlsTermination: {serverCertificateRef: {name: server}}\n"),
 	})
 	greeted := func(t *testing.T, name string, own *tls.Certificate) (string, net.Addr, error) {
@@ -267,6 +269,18 @@ func TestTerminationByManifests(t *testing.T) {
 		if tt.own == &alice && tt.name == "policy.test" && fmt.Sprint(l["policy_log"]) != "[map[server:[policy.test object.test] version:1.2]]" {
 			t.Errorf("the policy logged %v", l["policy_log"])
 		}
+	}
+	// Where TLS has ended on the way to an upstream in vain, nobody else gets what was inside.
+	kept := ca.ClientConfig("policy.test")
+	lost, err := n.Clients[0].Dial(short(t), s.gateway())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lost.Close() }()
+	kept.ServerName, kept.InsecureSkipVerify = "kept.test", true
+	_ = tls.Client(lost, kept).HandshakeContext(short(t))
+	if l := s.expectLine(lost.LocalAddr(), map[string]any{"outcome": "dial_failed"}); fmt.Sprint(l["forwarded_to"]) != "[agentendpoint/default/ended]" {
+		t.Errorf("forwarded to %v", l["forwarded_to"])
 	}
 	// Its upstream is verified against the system's CAs: this one is of none of them.
 	config := ca.ClientConfig("policy.test")

@@ -71,9 +71,14 @@ func (c *conn) follow(e *Endpoint, hops int) telemetry.Outcome {
 				return outcome
 			}
 		case policy.Forward:
-			forwarded := len(c.rec.ForwardedTo)
+			forwarded, terminated := len(c.rec.ForwardedTo), c.tls
 			outcome := c.forward(e, step.URL, hops)
 			if outcome == telemetry.OutcomeRouted || !step.OnErrorContinue || !mayContinue(outcome) {
+				return outcome
+			}
+			if c.tls != terminated {
+				// Whoever is next may have meant to pass the client's TLS on,
+				// and would be sent what was inside.
 				return outcome
 			}
 			run.Forwarded(errors.New(c.rec.Reason))

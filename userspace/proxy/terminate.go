@@ -78,8 +78,12 @@ func versionName(v uint16) string { return strings.TrimPrefix(tls.VersionName(v)
 // secure is upstream.Secure: TLS with a target that wants it, after the PROXY header,
 // which goes before it.
 func (c *conn) secure(ctx context.Context, target upstream.Target, s *sock.Conn) (*tlsconn.Conn, error) {
-	if !target.TLS || target.Settings >= len(c.target.Clients) {
+	if !target.TLS {
 		return nil, nil
+	}
+	if target.Settings >= len(c.target.Clients) {
+		// Never in the clear what is to be TLS.
+		return nil, &upstream.HandshakeError{Reason: telemetry.HandshakeInternal.String(), Text: "there are no settings for TLS with this upstream"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.snap.HandshakeTimeout)
 	defer cancel()
