@@ -305,9 +305,13 @@ func TestGateways(t *testing.T) {
 	testenv.CheckLeaks(t)
 	n := testenv.MustNetwork(t, testenv.NetworkOptions{})
 	ca := testenv.MustCA(t)
-	server, err := ca.Certificate("terminated.test")
+	server, err := ca.Certificate("terminated.test", "again.test", "wrong.test")
 	if err != nil {
 		t.Fatal(err)
+	}
+	again := tlsBackend(t, n.Backends[0], ca, "again", "inside.test")
+	backendTLS := func(service, hostname string) string {
+		return fmt.Sprintf("---\napiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: %s}\nspec: {targetRefs: [{group: \"\", kind: Service, name: %[1]s}], validation: {hostname: %s, caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}]}}\n", service, hostname)
 	}
 	names := []string{"a.example.test", "b.example.test", "any.other.test", "weighted.test"}
 	one := tlsBackend(t, n.Backends[0], ca, "one", names[0], names[1:]...)
@@ -329,11 +333,16 @@ func TestGateways(t *testing.T) {
 		return fmt.Sprintf("{name: %s, port: %d%s}", name, port, more)
 	}
 	const pass = "{mode: Passthrough}"
-	s := newManifestSite(t, n, ca, fmt.Sprintf("hosts: {one.default: [%q], two.default: [%[1]q], plain.default: [%[1]q]}\n", n.Backends[0].IPv4()), map[string]string{"all.yaml": "" +
+	s := newManifestSite(t, n, ca, fmt.Sprintf("hosts: {one.default: [%q], two.default: [%[1]q], plain.default: [%[1]q], again.default: [%[1]q], wrong.default: [%[1]q]}\n", n.Backends[0].IPv4()), map[string]string{"all.yaml": "" +
 		"---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: spliceway}\nspec: {controllerName: spliceway.dev/gateway-controller}\n" +
 		tlsSecret(t, "server", server, "") +
+		fmt.Sprintf("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: ca}\ndata: {ca.crt: %q}\n", ca.PEM()) +
+		backendTLS("again", "inside.test") + backendTLS("wrong", "outside.test") +
+		route("again", "{name: first, sectionName: again}", "again.test", backend("again", again.Port(), "")) +
+		route("wrong", "{name: first, sectionName: wrong}", "wrong.test", backend("wrong", again.Port(), "")) +
 		gateway("first", "127.0.0.2", listener("wide", "*.example.test", pass)+listener("narrow", "a.example.test", pass)+
-			listener("ended", "terminated.test", "{mode: Terminate, certificateRefs: [{name: server}]}")+listener("weights", "weighted.test", pass)) +
+			listener("ended", "terminated.test", "{mode: Terminate, certificateRefs: [{name: server}]}")+listener("weights", "weighted.test", pass)+
+			listener("again", "again.test", "{mode: Terminate, certificateRefs: [{name: server}]}")+listener("wrong", "wrong.test", "{mode: Terminate, certificateRefs: [{name: server}]}")) +
 		gateway("second", "127.0.0.3", listener("all", "", pass)) +
 		route("wide", "{name: first, sectionName: wide}", "a.example.test, b.example.test", backend("one", one.Port(), "")) +
 		route("ended", "{name: first, sectionName: ended}", "terminated.test", backend("plain", plain.Port(), "")) +
@@ -367,6 +376,8 @@ func TestGateways(t *testing.T) {
 		{"127.0.0.2", "a.example.test", ""}, // its listener is narrow, whose routes are none
 		{"127.0.0.2", "any.other.test", ""},
 		{"127.0.0.2", "terminated.test", "welcome"},
+		{"127.0.0.2", "again.test", "again"},
+		{"127.0.0.2", "wrong.test", ""}, // its backend has another name than the policy asks for
 		{"127.0.0.3", "a.example.test", "two"},
 		{"127.0.0.3", "any.other.test", "two"},
 		{"127.0.0.3", "example.com", ""},
