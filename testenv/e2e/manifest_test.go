@@ -343,13 +343,16 @@ func TestGateways(t *testing.T) {
 		gateway("first", "127.0.0.2", listener("wide", "*.example.test", pass)+listener("narrow", "a.example.test", pass)+
 			listener("ended", "terminated.test", "{mode: Terminate, certificateRefs: [{name: server}]}")+listener("weights", "weighted.test", pass)+
 			listener("again", "again.test", "{mode: Terminate, certificateRefs: [{name: server}]}")+listener("wrong", "wrong.test", "{mode: Terminate, certificateRefs: [{name: server}]}")) +
+		strings.Replace(gateway("third", "127.0.0.4", listener("strict", "terminated.test", "{mode: Terminate, certificateRefs: [{name: server}], options: {spliceway.dev/min-version: \"1.3\"}}")),
+			"  listeners:", "  tls: {frontend: {default: {validation: {caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}]}}}}\n  listeners:", 1) +
+		route("strict", "{name: third}", "terminated.test", backend("plain", plain.Port(), "")) +
 		gateway("second", "127.0.0.3", listener("all", "", pass)) +
 		route("wide", "{name: first, sectionName: wide}", "a.example.test, b.example.test", backend("one", one.Port(), "")) +
 		route("ended", "{name: first, sectionName: ended}", "terminated.test", backend("plain", plain.Port(), "")) +
 		route("weighted", "{name: first, sectionName: weights}", "weighted.test", backend("one", one.Port(), "")+", {name: x, kind: Nothing, group: example.com, port: 1}") +
 		route("all", "{name: second}", "\"*.test\"", backend("two", two.Port(), "")),
 	})
-	ask := func(address, name string) (string, error) {
+	ask := func(address, name string, change ...func(*tls.Config)) (string, error) {
 		ctx := short(t)
 		var raw net.Conn
 		if err := n.Gateway.Do(func() (err error) {
@@ -360,7 +363,11 @@ func TestGateways(t *testing.T) {
 		}
 		defer func() { _ = raw.Close() }()
 		_ = raw.SetDeadline(time.Now().Add(patience))
-		c := tls.Client(raw, ca.ClientConfig(name))
+		config := ca.ClientConfig(name)
+		for _, f := range change {
+			f(config)
+		}
+		c := tls.Client(raw, config)
 		if err := c.HandshakeContext(ctx); err != nil {
 			return "", err
 		}
@@ -385,6 +392,20 @@ func TestGateways(t *testing.T) {
 		got, err := ask(tt.address, tt.name)
 		if got != tt.backend || (err == nil) != (tt.backend != "") {
 			t.Errorf("%s at %s: answered by %q, %v; want %q", tt.name, tt.address, got, err, tt.backend)
+		}
+	}
+	own, err := ca.Issue(testenv.Leaf{Names: []string{"client"}, Client: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := func(c *tls.Config) { c.Certificates = []tls.Certificate{own} }
+	old := func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }
+	if got, err := ask("127.0.0.4", "terminated.test", known); got != "welcome" || err != nil {
+		t.Errorf("a client with a certificate got %q, %v", got, err)
+	}
+	for what, change := range map[string][]func(*tls.Config){"without a certificate": nil, "of TLS 1.2": {known, old}} {
+		if got, err := ask("127.0.0.4", "terminated.test", change...); err == nil {
+			t.Errorf("a client %s got %q", what, got)
 		}
 	}
 	// Equal weights, one of them invalid: smooth round robin refuses every second one.
