@@ -11,8 +11,6 @@ import (
 	"net/netip"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/gateway"
@@ -125,81 +123,6 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 	p.conditions()
 	p.Problems.Sort()
 	return p.Plan
-}
-
-// keep returns the objects to be served: those that were read, and of those that could not
-// be the ones that were there before.
-func (p *planner) keep() []*manifest.Object {
-	if p.old == nil || len(p.set.Broken)+len(p.set.BrokenFiles) == 0 {
-		return p.set.Objects
-	}
-	have := make(map[manifest.Key]bool, len(p.set.Objects))
-	for _, o := range p.set.Objects {
-		have[o.Key] = true
-	}
-	objects := slices.Clone(p.set.Objects)
-	for _, o := range p.old.set.Objects {
-		broken := slices.Contains(p.set.Broken, o.Key) || slices.Contains(p.set.BrokenFiles, o.Pos.File)
-		if broken && !have[o.Key] {
-			p.warn(o.Pos, "%s: what was there before goes on", o.Key)
-			objects = append(objects, o)
-		}
-	}
-	p.set = &manifest.Set{Objects: objects, Problems: p.set.Problems, Warnings: p.set.Warnings, Broken: p.set.Broken, BrokenFiles: p.set.BrokenFiles, Files: p.set.Files}
-	p.Plan.set = p.set
-	return objects
-}
-
-// replace puts what was there before in the place of policies and certificates that are
-// wrong now: endpoints that name them go on.
-func (p *planner) replace() {
-	if p.old == nil {
-		return
-	}
-	before := make(map[manifest.Key]*manifest.Object)
-	for _, o := range p.old.set.Objects {
-		if o.Kind == "NgrokTrafficPolicy" || o.Kind == "Secret" {
-			before[o.Key] = o
-		}
-	}
-	objects := slices.Clone(p.objects)
-	for i, o := range objects {
-		old := before[o.Key]
-		if old == nil || old == o {
-			continue
-		}
-		wrong := p.wrongByItself(o)
-		if len(wrong) == 0 || len(p.wrongByItself(old)) > 0 {
-			continue
-		}
-		for _, w := range wrong {
-			p.addProblem(w)
-		}
-		p.warn(o.Pos, "%s: what was there before goes on", o.Key)
-		p.replaced[o.Key], objects[i] = wrong[0], old
-	}
-	p.objects = objects
-	set := *p.set
-	set.Objects = objects
-	p.set, p.Plan.set = &set, &set
-}
-
-// wrongByItself is what is wrong with an object whatever names it.
-func (p *planner) wrongByItself(o *manifest.Object) config.Errors {
-	switch v := o.Value.(type) {
-	case *v1alpha1.NgrokTrafficPolicy:
-		return p.compile(o, []any{"spec", "policy"}, false).errs
-	case *corev1.Secret:
-		v = applied(v)
-		cert, key := v.Data[corev1.TLSCertKey], v.Data[corev1.TLSPrivateKeyKey]
-		if v.Type != corev1.SecretTypeTLS && (cert == nil || key == nil) {
-			return nil
-		}
-		if err := checkPair(cert, key); err != nil {
-			return config.Errors{p.problem(o, []any{"data"}, "%v", err)}
-		}
-	}
-	return nil
 }
 
 func (p *planner) warn(at config.Position, format string, args ...any) {
@@ -322,64 +245,6 @@ func poolingText(mine bool, other *Endpoint) string {
 		return "poolingEnabled: true would have them share it"
 	}
 	return "poolingEnabled: true there would have them share it"
-}
-
-// Tables are the route table of connections, and that of policies' forwards; their matches
-// are indices into Endpoints. Of pooled endpoints it is the first.
-func (p *Plan) Tables() (outer, inner *route.Table, err error) {
-	var places, internal []route.Entry
-	hidden := make(map[int]bool)
-	for i := range p.Endpoints {
-		for _, peer := range p.Endpoints[i].Peers {
-			hidden[peer] = hidden[peer] || peer != i
-		}
-	}
-	for i := range p.Endpoints {
-		if hidden[i] {
-			continue
-		}
-		for _, e := range p.Endpoints[i].Places {
-			e.Endpoint = i
-			places = append(places, e)
-		}
-		for _, e := range p.Endpoints[i].Internal {
-			e.Endpoint = i
-			internal = append(internal, e)
-		}
-	}
-	places = append(places, p.refused(places)...)
-	if outer, err = route.Build(places); err != nil {
-		return nil, nil, err
-	}
-	inner, err = route.Build(internal)
-	return outer, inner, err
-}
-
-// ForwardTo is the index of the endpoint that a forward-internal's URL stands for, the first
-// of its peers; -1: there is none.
-func (p *Plan) ForwardTo(url string) int {
-	i, _ := p.forwardTo(url)
-	return i
-}
-
-func (p *Plan) forwardTo(url string) (int, error) {
-	name, port, err := config.ParsePublicURL(url)
-	if err != nil {
-		return -1, err
-	}
-	if i, ok := p.inner[claim{"", port, name, ""}]; ok {
-		return i, nil
-	}
-	for suffix := name; ; {
-		_, rest, ok := cutLabel(suffix)
-		if !ok {
-			return -1, nil
-		}
-		if i, ok := p.inner[claim{"", port, "*." + rest, ""}]; ok {
-			return i, nil
-		}
-		suffix = rest
-	}
 }
 
 // checkForwards warns of forwards that lead nowhere.
