@@ -47,20 +47,23 @@ func (c demoCmd) Run(e env) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		if err := printJSON(e.stdout, report); err != nil {
-			return err
-		}
-	} else {
-		printDemo(e.stdout, report)
+	return c.tell(e, report, func() { printDemo(e.stdout, report) }, report.AgentLog, report.Problems)
+}
+
+// tell prints a report, and what was wrong.
+func (c demoCmd) tell(e env, report any, print func(), log, problems []string) error {
+	if !c.JSON {
+		print()
+	} else if err := printJSON(e.stdout, report); err != nil {
+		return err
 	}
-	if len(report.Problems) == 0 {
+	if len(problems) == 0 {
 		return nil
 	}
-	for _, line := range report.AgentLog {
+	for _, line := range log {
 		fmt.Fprintf(e.stderr, "agent: %s\n", line)
 	}
-	for _, problem := range report.Problems {
+	for _, problem := range problems {
 		fmt.Fprintf(e.stderr, "spliceway: demo: wrong: %s\n", problem)
 	}
 	return errReported

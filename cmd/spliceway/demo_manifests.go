@@ -29,23 +29,7 @@ func (c demoCmd) manifests(ctx context.Context, e env, executable string) error 
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		if err := printJSON(e.stdout, report); err != nil {
-			return err
-		}
-	} else {
-		printManifests(e.stdout, report)
-	}
-	if len(report.Problems) == 0 {
-		return nil
-	}
-	for _, line := range report.AgentLog {
-		fmt.Fprintf(e.stderr, "agent: %s\n", line)
-	}
-	for _, problem := range report.Problems {
-		fmt.Fprintf(e.stderr, "spliceway: demo: wrong: %s\n", problem)
-	}
-	return errReported
+	return c.tell(e, report, func() { printManifests(e.stdout, report) }, report.AgentLog, report.Problems)
 }
 
 // ways are all manifests together; if they contradict each other, each file by itself.

@@ -176,8 +176,8 @@ var kinds = func() map[[2]string]*kind {
 	return all
 }()
 
-// place is a path in an object, for messages.
-func place(path []any) string {
+// PathText is a path in an object for messages: spec.listeners[0].name.
+func PathText(path []any) string {
 	s := ""
 	for _, step := range path {
 		switch step := step.(type) {

@@ -69,7 +69,7 @@ func (v *validation) wrong(n *yaml.Node, path []any, format string, args ...any)
 	if v.about != "" {
 		msg = v.about + ": " + msg
 	}
-	v.problems = append(v.problems, &config.Error{Pos: config.Position{File: v.file, Line: n.Line, Column: n.Column}, Path: place(path), Msg: msg})
+	v.problems = append(v.problems, &config.Error{Pos: config.Position{File: v.file, Line: n.Line, Column: n.Column}, Path: PathText(path), Msg: msg})
 }
 
 // at is the node at a path of the object, or the nearest one around it.

@@ -131,23 +131,7 @@ func (p *planner) warn(at config.Position, format string, args ...any) {
 
 // problem is something that is wrong with an object.
 func (p *planner) problem(o *manifest.Object, path []any, format string, args ...any) *config.Error {
-	return &config.Error{Pos: o.At(path...), Path: pathText(path), Msg: o.Key.String() + ": " + fmt.Sprintf(format, args...)}
-}
-
-func pathText(path []any) string {
-	s := ""
-	for _, step := range path {
-		switch step := step.(type) {
-		case int:
-			s += fmt.Sprintf("[%d]", step)
-		case string:
-			if s != "" {
-				s += "."
-			}
-			s += step
-		}
-	}
-	return s
+	return &config.Error{Pos: o.At(path...), Path: manifest.PathText(path), Msg: o.Key.String() + ": " + fmt.Sprintf(format, args...)}
 }
 
 // fromFile adds the file's endpoints.

@@ -61,7 +61,7 @@ type compiled struct {
 
 // compile compiles the policy that stands at a path of an object, once.
 func (p *planner) compile(in *manifest.Object, path []any, terminates bool) *compiled {
-	key := compiledKey{in, pathText(path), terminates}
+	key := compiledKey{in, manifest.PathText(path), terminates}
 	if c := p.compiled[key]; c != nil {
 		return c
 	}
@@ -79,7 +79,7 @@ func (p *planner) compile(in *manifest.Object, path []any, terminates bool) *com
 	}
 	errors.As(err, &c.errs)
 	for _, w := range c.errs {
-		w.Path = pathText(path) + "." + w.Path
+		w.Path = manifest.PathText(path) + "." + w.Path
 		w.Msg = in.Key.String() + ": " + w.Msg
 	}
 	return c
