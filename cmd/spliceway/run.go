@@ -4,13 +4,16 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spliceway/spliceway/userspace/agent"
 )
 
 type runCmd struct {
 	configFlag
-	Strict bool `help:"Refuse the configuration if any object of its manifests is wrong, instead of serving the others."`
+	Kube       bool   `help:"Serve the objects of a Kubernetes cluster, too, and tell them their status."`
+	Kubeconfig string `type:"path" placeholder:"FILE" help:"How to reach the cluster's API server. Default: $$KUBECONFIG, ~/.kube/config, or the pod's own account."`
+	Strict     bool   `help:"Refuse the configuration if any object of its manifests is wrong, instead of serving the others."`
 }
 
 func (runCmd) Help() string {
@@ -22,7 +25,13 @@ for what is open (timeouts.drain); a second SIGTERM ends at once.`
 
 // Run is the command.
 func (c runCmd) Run(e env) error {
+	var kube *agent.Kube
+	if c.Kube {
+		kube = &agent.Kube{Kubeconfig: c.Kubeconfig}
+	} else if c.Kubeconfig != "" {
+		return errors.New("--kubeconfig is for --kube: give both, or neither")
+	}
 	return agent.Run(context.Background(), agent.Options{
-		ConfigFile: c.Config, Strict: c.Strict, Log: e.stderr, Access: e.stdout, Build: buildInfo(),
+		ConfigFile: c.Config, Strict: c.Strict, Kube: kube, Log: e.stderr, Access: e.stdout, Build: buildInfo(),
 	})
 }

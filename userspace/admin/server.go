@@ -21,6 +21,9 @@ type Options struct {
 	Metrics http.Handler
 	// Ready says why the agent is not ready, nil when it is. It must not block.
 	Ready func() error
+	// Degraded says why what is served may be old, nil if it is not: the agent is ready
+	// all the same. It must not block; nil: it never is.
+	Degraded func() error
 	// Pprof serves /debug/pprof/ too.
 	Pprof bool
 	// Logger takes what goes wrong while serving; nil: nobody does.
@@ -47,6 +50,12 @@ func New(o Options) *Server {
 		if o.Ready != nil {
 			if err := o.Ready(); err != nil {
 				plain(w, http.StatusServiceUnavailable, err.Error())
+				return
+			}
+		}
+		if o.Degraded != nil {
+			if err := o.Degraded(); err != nil {
+				plain(w, http.StatusOK, err.Error())
 				return
 			}
 		}

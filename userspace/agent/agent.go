@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/spliceway/spliceway/userspace/admin"
+	"github.com/spliceway/spliceway/userspace/cluster"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/control"
 	"github.com/spliceway/spliceway/userspace/plan"
@@ -38,6 +40,8 @@ type Options struct {
 	ConfigFile string
 	// Strict refuses a configuration if any object of its manifests is wrong.
 	Strict bool
+	// Kube has the objects of a cluster served; nil: files only.
+	Kube *Kube
 	// Log takes the agent's own log, Access the access log: one line per
 	// connection.
 	Log, Access io.Writer
@@ -63,8 +67,10 @@ type agent struct {
 	current   *generation
 	watch     *fileWatch
 	strict    bool
-	planned   *plan.Plan  // what is served
-	manifests *filesWatch // nil: there are none
+	planned   *plan.Plan        // what is served
+	cluster   *cluster.Cluster  // nil: there is none
+	snapshot  *cluster.Snapshot // what plan saw of it last; nil: nothing
+	manifests *filesWatch       // nil: there are none
 	// state is why the agent is not ready, nil when it is.
 	state atomic.Pointer[string]
 }
@@ -125,6 +131,12 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer a.engines.close()
+	if opts.Kube != nil {
+		if err := a.openCluster(ctx, opts.Kube, cfg); err != nil {
+			return err
+		}
+		defer a.cluster.Close()
+	}
 	began := time.Now()
 	planned, err := a.plan(cfg)
 	if err != nil {
@@ -188,14 +200,27 @@ func Run(ctx context.Context, opts Options) error {
 	a.engines.undo = nil // there will be flows
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
 	a.state.Store(nil)
+	if a.cluster != nil && a.snapshot == nil {
+		a.state.Store(&waiting)
+	}
+	a.clusterApplied(planned)
 	a.logger.Info("ready", "version", opts.Build.Version, "endpoints", len(cfg.Endpoints),
 		"listeners", a.listeners.String(), "engines", a.engines.String(), "admin", adminAddress)
 	a.notify(daemon.SdNotifyReady)
 
 	expiry := time.NewTicker(expiryLook)
 	defer expiry.Stop()
+	var rest <-chan time.Time // not nil: changes of the cluster are collected until then
 	for {
+		changed := a.clusterChanged()
+		if rest != nil {
+			changed = nil
+		}
 		select {
+		case <-changed:
+			rest = a.followCluster()
+		case <-rest:
+			rest = nil
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				// Each by itself: neither is to wait for the other to be mended.
@@ -363,6 +388,7 @@ func (a *agent) exchange() error {
 	a.current, a.config = next, cfg
 	a.certificatesApplied(cfg, next, old, start)
 	a.planApplied(planned, start)
+	a.clusterApplied(planned)
 	old.closeExcept(next)
 	a.metrics.Retain(next.names())
 	return nil
@@ -375,6 +401,7 @@ func (a *agent) warnUnchangeable(cfg *config.Config) {
 		changed bool
 	}{
 		{"admin", cfg.Admin != a.config.Admin},
+		{"kubernetes", a.cluster != nil && !reflect.DeepEqual(cfg.Kubernetes, a.config.Kubernetes)},
 		{"bpffs", cfg.BPFFS != a.config.BPFFS},
 		{"cgroup", cfg.Cgroup != a.config.Cgroup},
 		{"sourcePorts", cfg.SourcePorts != a.config.SourcePorts},
@@ -408,7 +435,7 @@ func (a *agent) startAdmin(cfg config.Admin) (address string, stop func(), err e
 			"address", cfg.Address, "error", err.Error())
 		return off, func() {}, nil
 	}
-	srv := admin.New(admin.Options{Metrics: a.metrics.Handler(), Ready: a.ready, Pprof: cfg.Pprof, Logger: a.logger})
+	srv := admin.New(admin.Options{Metrics: a.metrics.Handler(), Ready: a.ready, Degraded: a.degraded, Pprof: cfg.Pprof, Logger: a.logger})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -72,6 +72,15 @@ func addresses(cfg *config.Config, places []netip.AddrPort) []address {
 			all = append(all, address{prefix: p, port: port})
 		}
 	}
+	// The pool of a cluster's Gateways has one socket for each port and prefix.
+	for _, at := range places {
+		for _, p := range cfg.Kubernetes.Addresses {
+			pooled := address{prefix: p, port: at.Port(), asked: true}
+			if at.Addr().IsValid() && p.Contains(at.Addr()) && !slices.Contains(all, pooled) {
+				all = append(all, pooled)
+			}
+		}
+	}
 	for _, at := range places {
 		if a := at.Addr(); a.IsValid() && !slices.ContainsFunc(all, func(o address) bool { return o.port == at.Port() && o.takes(a) }) {
 			all = append(all, address{prefix: netip.PrefixFrom(a, a.BitLen()), port: at.Port(), asked: true})

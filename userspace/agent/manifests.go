@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spliceway/spliceway/userspace/config"
@@ -26,7 +27,11 @@ func (a *agent) plan(cfg *config.Config) (*plan.Plan, error) {
 	if !a.strict {
 		o.Old = a.planned
 	}
-	p := plan.Make(cfg, manifest.Load(cfg.Manifests), o)
+	set := manifest.Load(cfg.Manifests)
+	if a.cluster != nil {
+		set = a.withCluster(set, &o)
+	}
+	p := plan.Make(cfg, set, o)
 	if a.strict && len(p.Problems) > 0 {
 		return nil, p.Problems
 	}
@@ -35,7 +40,7 @@ func (a *agent) plan(cfg *config.Config) (*plan.Plan, error) {
 
 // usable tells whether an address that a Gateway asks for can be listened on.
 func usable(cfg *config.Config, at netip.Addr) error {
-	for _, p := range cfg.Listen {
+	for _, p := range slices.Concat(cfg.Listen, cfg.Kubernetes.Addresses) {
 		if p.Contains(at) {
 			return nil
 		}
@@ -74,7 +79,7 @@ func (a *agent) planApplied(p *plan.Plan, since time.Time) {
 			a.logger.Error("object refused", "at", e.Pos.String(), "error", e.Text())
 		}
 	}
-	if len(p.Config.Endpoints) == 0 {
+	if len(p.Config.Endpoints) == 0 && a.cluster == nil {
 		a.logger.Warn("nothing is served: the manifests have no endpoint that is right")
 	}
 	a.metrics.ManifestProblems(len(p.Problems))

@@ -38,6 +38,7 @@ func check(r *report, cfg *Config) {
 	r.sourcePorts(root.key("sourcePorts"), cfg)
 	r.listen(root.key("listen"), cfg.Listen)
 	r.manifests(root.key("manifests"), cfg.Manifests)
+	r.kubernetes(root.key("kubernetes"), &cfg.Kubernetes)
 	r.hosts(root.key("hosts"), cfg)
 	names := r.endpoints(root.key("endpoints"), cfg)
 	r.acme(root.key("acme"), cfg)

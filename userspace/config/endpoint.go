@@ -15,7 +15,7 @@ func (r *report) endpoints(p *path, cfg *Config) map[string]int {
 	endpoints := cfg.Endpoints
 	names := make(map[string]int, len(endpoints))
 	places := make(map[place]int, len(endpoints))
-	if len(endpoints) == 0 && len(cfg.Manifests) == 0 && !r.broken["manifests"] {
+	if len(endpoints) == 0 && len(cfg.Manifests) == 0 && !r.broken["manifests"] && !cfg.Kubernetes.Set {
 		r.wrong(p, "at least one endpoint is needed, with a name, a url and an upstream")
 	}
 	for i := range endpoints {

@@ -18,6 +18,9 @@ type Position struct {
 
 // String returns FILE:LINE:COLUMN.
 func (p Position) String() string {
+	if p.Line == 0 {
+		return p.File // an object of a cluster
+	}
 	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 }
 

@@ -5,6 +5,7 @@ package config
 import (
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -20,6 +21,26 @@ func (r *report) manifests(p *path, manifests []string) {
 		if first := slices.Index(manifests, file); first < i && file != "" {
 			r.wrong(p.element(i), "the same path as %s", p.element(first))
 		}
+	}
+}
+
+// kubernetes reports what is wrong with the pool and the rest.
+func (r *report) kubernetes(p *path, k *Kubernetes) {
+	_, k.Set = p.find(r.root)
+	r.listen(p.key("addresses"), k.Addresses)
+	for i, a := range k.Addresses {
+		if a.IsValid() && a.Addr().IsUnspecified() {
+			r.wrong(p.key("addresses").element(i), "expected addresses that can be given away one by one, found all of them")
+		}
+	}
+	if len(k.Publish) > 0 {
+		r.hostAddresses(p.key("publish"), k.Publish)
+	}
+	if k.State != "" && (!filepath.IsAbs(k.State) || filepath.Clean(k.State) != k.State) {
+		r.wrong(p.key("state"), "expected an absolute path without \"..\", found %s", quote(k.State))
+	}
+	if k.StateSecrets && k.State == "" {
+		r.wrong(p.key("stateSecrets"), "there is no state to keep Secrets in: give state a file")
 	}
 }
 

@@ -41,12 +41,14 @@ type Config struct {
 	// of both families.
 	Listen []netip.Prefix `yaml:"listen"`
 	// Endpoints are the names this agent serves. They may be empty if there are
-	// Manifests.
+	// Manifests or Kubernetes.
 	Endpoints []Endpoint `yaml:"endpoints"`
 	// Manifests are files and directories with Kubernetes objects: absolute, or
 	// relative to the directory of the agent's file, and absolute or relative to
 	// the working directory as that is here.
 	Manifests []string `yaml:"manifests"`
+	// Kubernetes is about the cluster whose objects are served with run --kube.
+	Kubernetes Kubernetes `yaml:"kubernetes"`
 	// Hosts has the addresses of host names that DNS is not asked for, in
 	// targets' URLs: by name, in lower case and without the dot at the end here.
 	Hosts map[string][]netip.Addr `yaml:"hosts"`
@@ -66,6 +68,26 @@ type Config struct {
 
 	// FirstPort and LastPort are SourcePorts taken apart.
 	FirstPort, LastPort uint16 `yaml:"-"`
+}
+
+// Kubernetes is how the objects of a cluster are served.
+type Kubernetes struct {
+	// Addresses are the pool from which each Gateway gets an address of its own, unless
+	// it asks for one: addresses of this host, or prefixes that are routed to it. Empty:
+	// Gateways share what Config.Listen has.
+	Addresses []netip.Prefix `yaml:"addresses"`
+	// Publish is what the status of Gateways tells as their addresses where there is no
+	// pool: those by which clients reach the agents.
+	Publish []netip.Addr `yaml:"publish"`
+	// Ngrok has endpoint objects taken from ngrok's API group, too.
+	Ngrok bool `yaml:"ngrok"`
+	// State is the file that keeps what was last served, for a start while the API
+	// server is away; empty: none. StateSecrets has Secrets kept there as well.
+	State        string `yaml:"state"`
+	StateSecrets bool   `yaml:"stateSecrets"`
+
+	// Set tells whether the file has the key.
+	Set bool `yaml:"-"`
 }
 
 // Endpoint is one public URL and where its connections go.

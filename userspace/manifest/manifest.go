@@ -64,6 +64,11 @@ type Object struct {
 	file string
 }
 
+// NewObject is an object of somewhere else than a file. Nothing in it has a place, or a Node.
+func NewObject(key Key, version, from string, value any) *Object {
+	return &Object{Key: key, Version: version, Pos: config.Position{File: from}, Value: value, node: &yaml.Node{}, file: from}
+}
+
 // Node is what stands at a path of keys and indices; nil: nothing. An alias is what it
 // stands for.
 func (o *Object) Node(path ...any) *yaml.Node {

@@ -25,7 +25,9 @@ const ControllerName = "spliceway.dev/gateway-controller"
 
 // gateways adds what the Gateway API's objects come to.
 func (p *planner) gateways() {
-	in := gateway.Input{ControllerName: ControllerName, AnyClass: true, NoNamespaces: true, ServicesUnknown: true, AddressUsable: p.usable}
+	files := !p.options.Cluster
+	in := gateway.Input{ControllerName: ControllerName, AnyClass: files, NoNamespaces: files, ServicesUnknown: files,
+		AddressUsable: p.options.Usable, Addresses: p.options.Addresses}
 	found := false
 	for _, o := range p.objects {
 		switch v := o.Value.(type) {
@@ -35,6 +37,8 @@ func (p *planner) gateways() {
 			in.Gateways = append(in.Gateways, v)
 		case *gatewayv1.TLSRoute:
 			in.TLSRoutes = append(in.TLSRoutes, v)
+		case *gatewayv1.HTTPRoute:
+			in.HTTPRoutes = append(in.HTTPRoutes, v)
 		case *gatewayv1.ReferenceGrant:
 			in.ReferenceGrants = append(in.ReferenceGrants, v)
 			continue

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/gateway"
@@ -62,7 +64,7 @@ type planner struct {
 	*Plan
 	cfg      *config.Config
 	old      *Plan // nil: there is none
-	usable   func(netip.Addr) error
+	options  Options
 	objects  []*manifest.Object
 	byKey    map[manifest.Key]*manifest.Object
 	policies map[manifest.Key]*manifest.Object
@@ -93,6 +95,11 @@ type Options struct {
 	// Usable tells, with an error, of an address in a Gateway's spec that cannot be
 	// listened on. nil: all can.
 	Usable func(netip.Addr) error
+	// Cluster tells that the set has all there is in a cluster: what is not there does not
+	// exist.
+	Cluster bool
+	// Addresses are of Gateways that ask for none; nil: they share all of the agent's.
+	Addresses map[types.NamespacedName][]netip.Addr
 }
 
 // Make works out what is to be served.
@@ -102,7 +109,7 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 	p := &planner{
 		Plan: &Plan{Config: &own, set: set, good: make(map[manifest.Key]*manifest.Object),
 			inner: make(map[claim]int), Problems: slices.Clone(set.Problems), Warnings: slices.Clone(set.Warnings), Files: set.Files},
-		cfg: cfg, old: o.Old, usable: o.Usable,
+		cfg: cfg, old: o.Old, options: o,
 		policies: make(map[manifest.Key]*manifest.Object), secrets: make(map[manifest.Key]*manifest.Object),
 		claims: make(map[claim]int), statuses: make(map[manifest.Key]*outcome),
 	}

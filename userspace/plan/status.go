@@ -51,11 +51,9 @@ func (s *ObjectStatus) Conditions() []Condition {
 		}
 		return all
 	case *gatewayv1.TLSRouteStatus:
-		var all []Condition
-		for _, p := range v.Parents {
-			all = append(all, of("parent "+parentName(p.ParentRef), p.Conditions)...)
-		}
-		return all
+		return ofParents(v.Parents)
+	case *gatewayv1.HTTPRouteStatus:
+		return ofParents(v.Parents)
 	case *gatewayv1.PolicyStatus:
 		var all []Condition
 		for _, a := range v.Ancestors {
@@ -64,6 +62,15 @@ func (s *ObjectStatus) Conditions() []Condition {
 		return all
 	}
 	return nil
+}
+
+func ofParents(parents []gatewayv1.RouteParentStatus) (all []Condition) {
+	for _, p := range parents {
+		for _, c := range p.Conditions {
+			all = append(all, Condition{"parent " + parentName(p.ParentRef), c})
+		}
+	}
+	return all
 }
 
 // Condition is a condition, and what part of the object it is about; empty: all of it.
@@ -200,6 +207,10 @@ func (p *planner) gatewayStatuses(r *gateway.Result) {
 	for _, name := range sorted(r.TLSRoutes) {
 		s := r.TLSRoutes[name]
 		add("TLSRoute", name, &s)
+	}
+	for _, name := range sorted(r.HTTPRoutes) {
+		s := r.HTTPRoutes[name]
+		add("HTTPRoute", name, &s)
 	}
 	for _, name := range sorted(r.BackendTLSPolicies) {
 		s := r.BackendTLSPolicies[name]

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/spliceway/spliceway/userspace/cluster"
+	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/manifest"
+	"github.com/spliceway/spliceway/userspace/plan"
+)
+
+// Kube has the agent serve the objects of a cluster as well.
+type Kube struct {
+	// Kubeconfig is a file; empty: $KUBECONFIG, ~/.kube/config, or the pod's own account.
+	Kubeconfig string
+}
+
+// firstObjects is how long a start waits for the API server before it goes on with what
+// is there.
+const firstObjects = 10 * time.Second
+
+// waiting is what /readyz says until the cluster's objects are known.
+var waiting = "waiting for the API server: nothing is known of the cluster's objects yet"
+
+// openCluster begins to watch, and waits for what there is.
+func (a *agent) openCluster(ctx context.Context, k *Kube, cfg *config.Config) (err error) {
+	c := &cfg.Kubernetes
+	a.cluster, err = cluster.New(cluster.Options{
+		Kubeconfig: k.Kubeconfig, Controller: plan.ControllerName, Ngrok: c.Ngrok, Pool: c.Addresses, Publish: c.Publish,
+		State: c.State, StateSecrets: c.StateSecrets, Logger: a.logger,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstObjects)
+	defer cancel()
+	if err := a.cluster.Wait(ctx); err != nil {
+		a.logger.Warn("the API server has not told what it has; going on without", "waited", firstObjects.String())
+	}
+	return nil
+}
+
+// withCluster is what manifests have and what the cluster has. An object that both have is
+// the manifests'.
+func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set {
+	o.Cluster = true
+	a.snapshot = a.cluster.Objects(context.Background())
+	if a.snapshot == nil {
+		o.Addresses = cluster.Addresses{}
+		return files
+	}
+	o.Addresses = a.snapshot.Addresses
+	has := make(map[manifest.Key]bool, len(files.Objects))
+	for _, f := range files.Objects {
+		has[f.Key] = true
+	}
+	all := *files
+	all.Objects = slices.Clone(files.Objects)
+	for _, c := range a.snapshot.Objects {
+		if has[c.Key] {
+			all.Warnings = append(all.Warnings, manifest.Warning{Pos: c.Pos, Text: c.Key.String() + ": not served as it is in the cluster: a manifest has it"})
+			continue
+		}
+		all.Objects = append(all.Objects, c)
+	}
+	all.Problems = slices.Concat(files.Problems, a.snapshot.Problems)
+	all.Warnings = slices.Concat(all.Warnings, a.snapshot.Warnings)
+	all.Broken = slices.Concat(files.Broken, a.snapshot.Broken)
+	return &all
+}
+
+// clusterApplied is called when what the cluster had is what is served.
+func (a *agent) clusterApplied(p *plan.Plan) {
+	if a.cluster == nil || a.snapshot == nil || a.snapshot.Saved {
+		return
+	}
+	a.state.CompareAndSwap(&waiting, nil)
+	statuses := make(map[manifest.Key]any, len(p.Objects))
+	for i := range p.Objects {
+		statuses[p.Objects[i].Key] = p.Objects[i].Status
+	}
+	a.cluster.Report(statuses)
+}
+
+// clusterChanged is signalled when there may be something new in the cluster.
+func (a *agent) clusterChanged() <-chan struct{} {
+	if a.cluster == nil {
+		return nil
+	}
+	return a.cluster.Changed()
+}
+
+// degraded says why what is served may be old.
+func (a *agent) degraded() error {
+	if a.cluster == nil {
+		return nil
+	}
+	return a.cluster.Degraded()
+}
+
+// followCluster exchanges the configuration for what the cluster has now. Afterwards
+// changes are collected for as long as that took, so that a flood of them leaves the agent
+// time for everything else.
+func (a *agent) followCluster() (rest <-chan time.Time) {
+	start := time.Now()
+	if err := a.exchange(); err != nil {
+		a.metrics.ConfigRefused()
+		for _, e := range separate(err) {
+			a.logger.Error("the cluster's objects are not served as they are now", "error", e.Error())
+		}
+	} else {
+		a.metrics.ConfigLoaded(len(a.config.Endpoints))
+		a.logger.Debug("following the cluster", "endpoints", len(a.config.Endpoints), "took", time.Since(start).String())
+	}
+	return time.After(min(time.Since(start), time.Second))
+}

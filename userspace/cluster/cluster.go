@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster has the objects of a Kubernetes API server: it watches them, and writes
+// what became of them to their status. What they mean is not its business.
+//
+// Every agent watches; one of them, the holder of a Lease, writes.
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/spliceway/spliceway/userspace/manifest"
+)
+
+// Options of New.
+type Options struct {
+	// Kubeconfig is a file; empty: $KUBECONFIG, ~/.kube/config, or the pod's own account.
+	Kubeconfig string
+	// Controller is what GatewayClasses name, and what marks our part of a route's status.
+	Controller string
+	// Identity is this agent among those that may lead; Namespace has their Lease. Empty:
+	// the host's name, and the namespace of the pod or of the kubeconfig.
+	Identity, Namespace string
+	// Ngrok has objects of ngrok's API group watched, too.
+	Ngrok bool
+	// Pool has the addresses for Gateways that ask for none; nil: there is no pool.
+	Pool []netip.Prefix
+	// Publish are the addresses in the status of Gateways that have none of their own.
+	Publish []netip.Addr
+	// State is the file of the last state; empty: none. StateSecrets has Secrets in it.
+	State        string
+	StateSecrets bool
+	Logger       *slog.Logger
+}
+
+// Cluster is the objects of an API server, kept up to date until Close.
+type Cluster struct {
+	opts      Options
+	log       *slog.Logger
+	kinds     []kind
+	objects   dynamic.Interface
+	discovery discovery.DiscoveryInterface
+	writer    *writer
+	changed   chan struct{}
+	context   context.Context // of the watches
+	cancel    context.CancelFunc
+	running   sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	watches map[watched]*watch
+	known   bool          // it is known what the API server serves
+	saved   *manifest.Set // what load has read
+	loaded  bool          // it has read
+	// lastState is what the file of the last state has. Only Report uses it.
+	lastState []byte
+
+	failuresMu sync.Mutex
+	failures   map[*watch]string
+
+	away atomic.Pointer[string] // why the API server cannot be asked; nil: it can
+}
+
+const (
+	// discoverEvery is how often it is looked for kinds that were installed meanwhile.
+	discoverEvery = 30 * time.Second
+	// pingEvery is how often the API server is asked whether it is there.
+	pingEvery = 5 * time.Second
+	// referencesWait is how long objects that others name are waited for.
+	referencesWait = 3 * time.Second
+)
+
+// New begins to watch. An error is one of the kubeconfig: that the API server does not
+// answer is none.
+func New(o Options) (*Cluster, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.Kubeconfig
+	loaded := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{})
+	cfg, err := loaded.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("how to reach the API server is not known (give --kubeconfig, or run in a pod with a service account): %w", err)
+	}
+	if o.Namespace == "" {
+		if o.Namespace, _, err = loaded.Namespace(); err != nil {
+			return nil, fmt.Errorf("read kubeconfig: %w", err)
+		}
+	}
+	// Watches are streams; these are for lists at the start, and for statuses.
+	cfg.QPS, cfg.Burst = 100, 200
+	cfg.UserAgent = "spliceway"
+	c := &Cluster{
+		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1),
+		watches: make(map[watched]*watch), failures: make(map[*watch]string),
+	}
+	if c.objects, err = dynamic.NewForConfig(cfg); err != nil {
+		return nil, fmt.Errorf("make a client of the API server: %w", err)
+	}
+	short := rest.CopyConfig(cfg)
+	short.Timeout = 10 * time.Second
+	if c.discovery, err = discovery.NewDiscoveryClientForConfig(short); err != nil {
+		return nil, fmt.Errorf("make a client of the API server: %w", err)
+	}
+	c.writer = newWriter(c)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	c.context, c.cancel = ctx, cancel
+	if err := c.lead(ctx, short); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	c.running.Go(func() { c.discover(ctx) })
+	c.running.Go(func() { c.ping(ctx) })
+	c.running.Go(func() { c.writer.run(ctx) })
+	return c, nil
+}
+
+// Close ends all watches, and gives up the lead.
+func (c *Cluster) Close() {
+	c.cancel()
+	c.running.Wait()
+}
+
+// Changed is signalled when there may be something new in Objects.
+func (c *Cluster) Changed() <-chan struct{} { return c.changed }
+
+func (c *Cluster) signal() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Degraded says why what is known of the cluster may be old; nil: it is not.
+func (c *Cluster) Degraded() error {
+	if why := c.away.Load(); why != nil {
+		return errors.New(*why)
+	}
+	return nil
+}
+
+func (c *Cluster) discover(ctx context.Context) {
+	wait := time.Second
+	for {
+		if err := c.served(ctx); err != nil {
+			c.log.Warn("the cluster's kinds are not known; trying again", "error", err.Error())
+			wait = min(2*wait, discoverEvery)
+		} else {
+			wait = discoverEvery
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Cluster) ping(ctx context.Context) {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	failed := 0
+	for {
+		if _, err := c.discovery.ServerVersion(); err != nil {
+			if failed++; failed == 2 {
+				why := fmt.Sprintf("degraded: the API server has not answered since %s: %v", time.Now().UTC().Format(time.RFC3339), err)
+				c.away.Store(&why)
+				c.log.Warn("the API server does not answer: what was last known is served", "error", err.Error())
+			}
+		} else {
+			if failed >= 2 {
+				c.log.Info("the API server answers again")
+			}
+			failed = 0
+			c.away.Store(nil)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Wait waits until all objects are there, or ctx ends.
+func (c *Cluster) Wait(ctx context.Context) error {
+	for !c.complete() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// complete tells whether every watch has its first list.
+func (c *Cluster) complete() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.watches {
+		if !w.informer.HasSynced() {
+			return false
+		}
+	}
+	return c.known
+}
+
+// Snapshot is what the API server has.
+type Snapshot struct {
+	*manifest.Set
+	// Addresses are of Gateways that ask for none; nil: there is no pool.
+	Addresses Addresses
+	// Saved tells that it is the last state of an agent before this one: the API server
+	// has not told all it has yet.
+	Saved bool
+}
+
+// Objects is what there is now; nil: nothing is known yet. It waits a while for objects
+// that others begin to name.
+func (c *Cluster) Objects(ctx context.Context) *Snapshot {
+	if !c.complete() {
+		set := c.load()
+		if set == nil {
+			return nil
+		}
+		return &Snapshot{Set: set, Addresses: c.assign(set.Objects, false), Saved: true}
+	}
+	set := c.collect()
+	if c.refer(references(set.Objects)) {
+		waiting, cancel := context.WithTimeout(ctx, referencesWait)
+		_ = c.Wait(waiting) // what is not there by then comes with the next change
+		cancel()
+		set = c.collect()
+	}
+	return &Snapshot{Set: set, Addresses: c.assign(set.Objects, c.writer.leading.Load())}
+}
+
+// collect is the objects of all watches, the older before the newer.
+func (c *Cluster) collect() *manifest.Set {
+	var items []*item
+	c.mu.Lock()
+	for _, w := range c.watches {
+		w.items(func(it *item) { items = append(items, it) })
+	}
+	c.mu.Unlock()
+	slices.SortFunc(items, func(a, b *item) int {
+		at, bt := a.GetCreationTimestamp(), b.GetCreationTimestamp()
+		return cmp.Or(at.Compare(bt.Time), cmp.Compare(a.key.Namespace, b.key.Namespace), cmp.Compare(a.key.Name, b.key.Name), cmp.Compare(a.key.Kind, b.key.Kind), cmp.Compare(a.key.Group, b.key.Group))
+	})
+	set := &manifest.Set{}
+	for _, it := range items {
+		set.Problems = append(set.Problems, it.problems...)
+		set.Warnings = append(set.Warnings, it.warnings...)
+		if it.object == nil {
+			set.Broken = append(set.Broken, it.key)
+			continue
+		}
+		set.Objects = append(set.Objects, it.object)
+	}
+	return set
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
+)
+
+// maxAncestors is how many a policy's status may have.
+const maxAncestors = 16
+
+// merged is an object's status with what is wanted of it in it: what other controllers
+// wrote stays, and a condition that says what it said before keeps its time. wanted is a
+// pointer to the status type of object; nil: nothing of ours belongs there any more. The
+// result is nil if the object's status is this already.
+func merged(object any, wanted any, controller string, now metav1.Time) any {
+	switch v := object.(type) {
+	case *gatewayv1.GatewayClass:
+		if w, ok := wanted.(*gatewayv1.GatewayClassStatus); ok {
+			next := *w
+			next.Conditions = withForeign(v.Status.Conditions, w.Conditions, now)
+			return unlessSame(&v.Status, &next)
+		}
+	case *gatewayv1.Gateway:
+		if w, ok := wanted.(*gatewayv1.GatewayStatus); ok {
+			next := *w
+			next.AttachedListenerSets = v.Status.AttachedListenerSets
+			next.Conditions = withForeign(v.Status.Conditions, w.Conditions, now)
+			next.Listeners = slices.Clone(w.Listeners)
+			for i := range next.Listeners {
+				l := &next.Listeners[i]
+				var before []metav1.Condition
+				for _, o := range v.Status.Listeners {
+					if o.Name == l.Name {
+						before = o.Conditions
+					}
+				}
+				l.Conditions = timed(before, l.Conditions, now)
+			}
+			return unlessSame(&v.Status, &next)
+		}
+	case *gatewayv1.TLSRoute:
+		var parents []gatewayv1.RouteParentStatus
+		if w, ok := wanted.(*gatewayv1.TLSRouteStatus); ok {
+			parents = w.Parents
+		}
+		next := v.Status
+		next.Parents = mergedParents(v.Status.Parents, parents, controller, now)
+		return unlessSame(&v.Status, &next)
+	case *gatewayv1.HTTPRoute:
+		var parents []gatewayv1.RouteParentStatus
+		if w, ok := wanted.(*gatewayv1.HTTPRouteStatus); ok {
+			parents = w.Parents
+		}
+		next := v.Status
+		next.Parents = mergedParents(v.Status.Parents, parents, controller, now)
+		return unlessSame(&v.Status, &next)
+	case *gatewayv1.BackendTLSPolicy:
+		var ancestors []gatewayv1.PolicyAncestorStatus
+		if w, ok := wanted.(*gatewayv1.PolicyStatus); ok {
+			ancestors = w.Ancestors
+		}
+		next := v.Status
+		next.Ancestors = mergedAncestors(v.Status.Ancestors, ancestors, controller, now)
+		return unlessSame(&v.Status, &next)
+	case *v1alpha1.AgentEndpoint:
+		if w, ok := wanted.(*v1alpha1.AgentEndpointStatus); ok {
+			next := *w
+			next.Conditions = timed(v.Status.Conditions, w.Conditions, now)
+			return unlessSame(&v.Status, &next)
+		}
+	case *v1alpha1.CloudEndpoint:
+		if w, ok := wanted.(*v1alpha1.CloudEndpointStatus); ok {
+			next := *w
+			next.Conditions = timed(v.Status.Conditions, w.Conditions, now)
+			return unlessSame(&v.Status, &next)
+		}
+	case *v1alpha1.NgrokTrafficPolicy:
+		if w, ok := wanted.(*v1alpha1.NgrokTrafficPolicyStatus); ok {
+			next := *w
+			next.Conditions = timed(v.Status.Conditions, w.Conditions, now)
+			return unlessSame(&v.Status, &next)
+		}
+	}
+	return nil
+}
+
+func unlessSame[T any](before, next *T) any {
+	if equality.Semantic.DeepEqual(before, next) {
+		return nil
+	}
+	return next
+}
+
+// timed are the wanted conditions, with the time of those before that say the same.
+func timed(before, wanted []metav1.Condition, now metav1.Time) []metav1.Condition {
+	list := slices.Clone(wanted)
+	for i := range list {
+		c := &list[i]
+		c.LastTransitionTime = now
+		c.Message = shortened(c.Message)
+		for _, o := range before {
+			if o.Type == c.Type && o.Status == c.Status {
+				c.LastTransitionTime = o.LastTransitionTime
+			}
+		}
+	}
+	return list
+}
+
+// shortened is a message that an API server takes.
+func shortened(s string) string {
+	const limit = 32768
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit-3], "") + "..."
+}
+
+// ownConditions are the types of condition on Gateways and classes that are ours to take away.
+var ownConditions = []string{
+	string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayConditionProgrammed), string(gatewayv1.GatewayConditionResolvedRefs),
+	string(gatewayv1.GatewayConditionInsecureFrontendValidationMode), string(gatewayv1.GatewayClassConditionStatusSupportedVersion),
+}
+
+// withForeign is timed, followed by the conditions of types that are not ours.
+func withForeign(before, wanted []metav1.Condition, now metav1.Time) []metav1.Condition {
+	list := timed(before, wanted, now)
+	for _, o := range before {
+		if !slices.Contains(ownConditions, o.Type) && !slices.ContainsFunc(wanted, func(c metav1.Condition) bool { return c.Type == o.Type }) {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// mergedParents has those of other controllers first, as they are.
+func mergedParents(before, wanted []gatewayv1.RouteParentStatus, controller string, now metav1.Time) []gatewayv1.RouteParentStatus {
+	next := []gatewayv1.RouteParentStatus{} // never nil: the API wants a list
+	for _, o := range before {
+		if string(o.ControllerName) != controller {
+			next = append(next, o)
+		}
+	}
+	for _, w := range wanted {
+		var old []metav1.Condition
+		for _, o := range before {
+			if string(o.ControllerName) == controller && equality.Semantic.DeepEqual(o.ParentRef, w.ParentRef) {
+				old = o.Conditions
+			}
+		}
+		w.Conditions = timed(old, w.Conditions, now)
+		next = append(next, w)
+	}
+	return next
+}
+
+func mergedAncestors(before, wanted []gatewayv1.PolicyAncestorStatus, controller string, now metav1.Time) []gatewayv1.PolicyAncestorStatus {
+	next := []gatewayv1.PolicyAncestorStatus{}
+	for _, o := range before {
+		if string(o.ControllerName) != controller {
+			next = append(next, o)
+		}
+	}
+	for _, w := range wanted {
+		var old []metav1.Condition
+		for _, o := range before {
+			if string(o.ControllerName) == controller && equality.Semantic.DeepEqual(o.AncestorRef, w.AncestorRef) {
+				old = o.Conditions
+			}
+		}
+		w.Conditions = timed(old, w.Conditions, now)
+		if len(next) < maxAncestors {
+			next = append(next, w)
+		}
+	}
+	return next
+}

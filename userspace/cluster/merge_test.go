@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+var (
+	then = metav1.NewTime(time.Unix(1000, 0))
+	now  = metav1.NewTime(time.Unix(2000, 0))
+)
+
+func aCondition(kind string, status metav1.ConditionStatus, message string, at metav1.Time) metav1.Condition {
+	return metav1.Condition{Type: kind, Status: status, Reason: "R", Message: message, LastTransitionTime: at}
+}
+
+func TestMergedGateway(t *testing.T) {
+	g := &gatewayv1.Gateway{}
+	g.Status.Conditions = []metav1.Condition{
+		aCondition("Accepted", metav1.ConditionTrue, "old words", then),
+		aCondition("Programmed", metav1.ConditionFalse, "", then),
+		aCondition("InsecureFrontendValidationMode", metav1.ConditionTrue, "", then),
+		aCondition("example.com/Foreign", metav1.ConditionTrue, "", then),
+	}
+	g.Status.Listeners = []gatewayv1.ListenerStatus{{Name: "a", Conditions: []metav1.Condition{aCondition("Accepted", metav1.ConditionTrue, "", then)}}, {Name: "gone"}}
+	wanted := &gatewayv1.GatewayStatus{
+		Conditions: []metav1.Condition{aCondition("Accepted", metav1.ConditionTrue, "new words", metav1.Time{}), aCondition("Programmed", metav1.ConditionTrue, "", metav1.Time{})},
+		Listeners:  []gatewayv1.ListenerStatus{{Name: "a", AttachedRoutes: 2, Conditions: []metav1.Condition{aCondition("Accepted", metav1.ConditionTrue, "", metav1.Time{})}}},
+	}
+	want := &gatewayv1.GatewayStatus{
+		Conditions: []metav1.Condition{
+			aCondition("Accepted", metav1.ConditionTrue, "new words", then), // it said so before: the time stays
+			aCondition("Programmed", metav1.ConditionTrue, "", now),
+			aCondition("example.com/Foreign", metav1.ConditionTrue, "", then),
+		},
+		Listeners: []gatewayv1.ListenerStatus{{Name: "a", AttachedRoutes: 2, Conditions: []metav1.Condition{aCondition("Accepted", metav1.ConditionTrue, "", then)}}},
+	}
+	got := merged(g, wanted, controller, now)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+	g.Status = *got.(*gatewayv1.GatewayStatus)
+	if again := merged(g, wanted, controller, metav1.Now()); again != nil {
+		t.Errorf("a status that is there already would be written again: %v", again)
+	}
+}
+
+func TestMergedRoute(t *testing.T) {
+	parent := func(by, name string, at metav1.Time) gatewayv1.RouteParentStatus {
+		return gatewayv1.RouteParentStatus{ControllerName: gatewayv1.GatewayController(by), ParentRef: gatewayv1.ParentReference{Name: gatewayv1.ObjectName(name)},
+			Conditions: []metav1.Condition{aCondition("Accepted", metav1.ConditionTrue, "", at)}}
+	}
+	r := &gatewayv1.TLSRoute{}
+	r.Status.Parents = []gatewayv1.RouteParentStatus{parent(controller, "left", then), parent("example.com/other", "left", then), parent(controller, "stays", then)}
+	wanted := &gatewayv1.TLSRouteStatus{RouteStatus: gatewayv1.RouteStatus{Parents: []gatewayv1.RouteParentStatus{parent(controller, "stays", metav1.Time{}), parent(controller, "new", metav1.Time{})}}}
+	got := merged(r, wanted, controller, now).(*gatewayv1.TLSRouteStatus)
+	want := []gatewayv1.RouteParentStatus{parent("example.com/other", "left", then), parent(controller, "stays", then), parent(controller, "new", now)}
+	if diff := cmp.Diff(want, got.Parents); diff != "" {
+		t.Errorf("parents (-want +got):\n%s", diff)
+	}
+	// It names no Gateway of ours any more.
+	got = merged(r, nil, controller, now).(*gatewayv1.TLSRouteStatus)
+	if diff := cmp.Diff(want[:1], got.Parents); diff != "" {
+		t.Errorf("parents of others (-want +got):\n%s", diff)
+	}
+	if got := merged(&gatewayv1.TLSRoute{}, nil, controller, now); got != nil {
+		t.Errorf("a route of others would be written: %v", got)
+	}
+}
+
+func TestMergedPolicyHasNoMoreAncestorsThanAllowed(t *testing.T) {
+	p := &gatewayv1.BackendTLSPolicy{}
+	for range 10 {
+		p.Status.Ancestors = append(p.Status.Ancestors, gatewayv1.PolicyAncestorStatus{ControllerName: "example.com/other"})
+	}
+	wanted := &gatewayv1.PolicyStatus{}
+	for range 10 {
+		wanted.Ancestors = append(wanted.Ancestors, gatewayv1.PolicyAncestorStatus{ControllerName: controller})
+	}
+	if got := merged(p, wanted, controller, now).(*gatewayv1.PolicyStatus); len(got.Ancestors) != maxAncestors {
+		t.Errorf("%d ancestors, want %d", len(got.Ancestors), maxAncestors)
+	}
+}
+
+func TestLongMessagesAreCut(t *testing.T) {
+	long := timed(nil, []metav1.Condition{aCondition("Accepted", metav1.ConditionFalse, strings.Repeat("ä", 40000), now)}, now)[0].Message
+	if len(long) > 32768 || !strings.HasSuffix(long, "ä...") {
+		t.Errorf("%d bytes, ending in %q", len(long), long[len(long)-8:])
+	}
+}

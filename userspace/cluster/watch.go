@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/tools/cache"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// watched is what a watch is of: a kind, or one object of it.
+type watched struct {
+	group, name         string
+	namespace, instance string
+}
+
+// watch keeps the objects of a kind, or one object.
+type watch struct {
+	kind     *kind
+	resource schema.GroupVersionResource
+	informer cache.SharedIndexInformer
+	stop     context.CancelFunc
+	done     chan struct{}
+}
+
+// start begins a watch. c.mu is held.
+func (c *Cluster) start(ctx context.Context, k *kind, version, namespace, name string) *watch {
+	w := &watch{kind: k, resource: schema.GroupVersionResource{Group: k.group, Version: version, Resource: k.resource}, done: make(chan struct{})}
+	var tweak dynamicinformer.TweakListOptionsFunc
+	if name != "" {
+		tweak = func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
+		}
+	}
+	w.informer = dynamicinformer.NewFilteredDynamicInformer(c.objects, w.resource, namespace, 0, cache.Indexers{}, tweak).Informer()
+	// These fail only on informers that run already.
+	_ = w.informer.SetTransform(func(o any) (any, error) {
+		if u, ok := o.(*unstructured.Unstructured); ok {
+			return k.read(u), nil
+		}
+		return o, nil
+	})
+	_ = w.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { c.watchFailed(w, err) })
+	_, _ = w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { c.signal() },
+		DeleteFunc: func(any) { c.signal() },
+		UpdateFunc: func(before, after any) {
+			if b, a := before.(*item), after.(*item); !k.status || differs(b, a) {
+				c.signal()
+			} else {
+				c.writer.lookAgain()
+			}
+		},
+	})
+	ctx, w.stop = context.WithCancel(ctx)
+	c.running.Go(func() {
+		defer close(w.done)
+		w.informer.RunWithContext(ctx)
+	})
+	c.running.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), w.informer.HasSynced) {
+			c.signal()
+		}
+	})
+	return w
+}
+
+// differs tells whether more than the status changed. Of that, only the addresses of a
+// Gateway matter: they are given away by whoever leads.
+func differs(a, b *item) bool {
+	if a.GetGeneration() != b.GetGeneration() || a.GetUID() != b.GetUID() || !maps.Equal(a.GetLabels(), b.GetLabels()) || !maps.Equal(a.GetAnnotations(), b.GetAnnotations()) ||
+		(a.object == nil) != (b.object == nil) || (a.GetDeletionTimestamp() == nil) != (b.GetDeletionTimestamp() == nil) {
+		return true
+	}
+	if a.object == nil {
+		return false
+	}
+	before, ok := a.object.Value.(*gatewayv1.Gateway)
+	return ok && !reflect.DeepEqual(before.Status.Addresses, b.object.Value.(*gatewayv1.Gateway).Status.Addresses)
+}
+
+// end stops a watch, and waits until it has.
+func (w *watch) end() {
+	w.stop()
+	<-w.done
+}
+
+func (w *watch) items(yield func(*item)) {
+	for _, o := range w.informer.GetStore().List() {
+		yield(o.(*item))
+	}
+}
+
+// watchFailed tells of a watch that fails, once until it fails otherwise: the informer
+// tries again by itself.
+func (c *Cluster) watchFailed(w *watch, err error) {
+	c.failuresMu.Lock()
+	defer c.failuresMu.Unlock()
+	if text := err.Error(); c.failures[w] != text {
+		c.failures[w] = text
+		c.log.Warn("objects of the cluster cannot be watched; trying again", "resource", w.resource.GroupResource().String(), "error", text)
+	}
+}
+
+// served asks the API server which resources it has, and watches those of the kinds that
+// are among them.
+func (c *Cluster) served(ctx context.Context) error {
+	_, lists, err := c.discovery.ServerGroupsAndResources()
+	if len(lists) == 0 && err != nil {
+		return fmt.Errorf("ask the API server for its resources: %w", err)
+	}
+	has := make(map[schema.GroupVersionResource]bool)
+	for _, list := range lists {
+		gv, bad := schema.ParseGroupVersion(list.GroupVersion)
+		if bad != nil {
+			continue
+		}
+		for _, r := range list.APIResources {
+			has[gv.WithResource(r.Name)] = true
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.kinds {
+		k := &c.kinds[i]
+		key, version := watched{group: k.group, name: k.name}, ""
+		for _, v := range k.versions {
+			if has[schema.GroupVersionResource{Group: k.group, Version: v, Resource: k.resource}] {
+				version = v
+				break
+			}
+		}
+		if k.referenced {
+			continue
+		}
+		w := c.watches[key]
+		// A group that discovery could not ask about is left as it is.
+		if version == "" && err != nil || w != nil && w.resource.Version == version || w == nil && version == "" {
+			continue
+		}
+		if w != nil {
+			w.end()
+			delete(c.watches, key)
+			c.signal()
+		}
+		if version != "" {
+			c.log.Info("watching the cluster's objects", "resource", k.resource, "group", k.group, "version", version)
+			c.watches[key] = c.start(ctx, k, version, metav1.NamespaceAll, "")
+		}
+	}
+	c.known = true
+	return nil
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/spliceway/spliceway/userspace/manifest"
+)
+
+// writer brings the objects' status to what is wanted, as long as this agent leads.
+type writer struct {
+	c       *Cluster
+	leading atomic.Bool
+	wake    chan struct{}
+
+	mu     sync.Mutex
+	wanted map[manifest.Key]any // nil: nothing was reported yet
+}
+
+const (
+	// writeAgain is how long a status that could not be written is left alone.
+	writeAgain = time.Second
+	// writers is how many statuses are on their way at once.
+	writers = 8
+)
+
+func newWriter(c *Cluster) *writer { return &writer{c: c, wake: make(chan struct{}, 1)} }
+
+// Report says what became of each object: pointers to their status types. Objects that
+// are not there are those of which there is nothing to say.
+func (c *Cluster) Report(statuses map[manifest.Key]any) {
+	c.writer.mu.Lock()
+	c.writer.wanted = statuses
+	c.writer.mu.Unlock()
+	c.writer.lookAgain()
+	c.save()
+}
+
+func (w *writer) lookAgain() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lead takes or gives up the task. Who begins has the addresses of Gateways to give away.
+func (w *writer) lead(leads bool) {
+	w.leading.Store(leads)
+	if leads {
+		w.c.signal()
+		w.lookAgain()
+	}
+}
+
+func (w *writer) run(ctx context.Context) {
+	var again <-chan time.Time
+	for {
+		select {
+		case <-w.wake:
+		case <-again:
+		case <-ctx.Done():
+			return
+		}
+		again = nil
+		if w.leading.Load() && !w.write(ctx) {
+			again = time.After(writeAgain)
+		}
+	}
+}
+
+// job is a status to be written.
+type job struct {
+	resource schema.GroupVersionResource
+	item     *item
+	wanted   any
+}
+
+// write writes what differs. It returns false if some of it is to be tried again.
+func (w *writer) write(ctx context.Context) bool {
+	w.mu.Lock()
+	wanted := w.wanted
+	w.mu.Unlock()
+	if wanted == nil || !w.c.complete() {
+		return true
+	}
+	var jobs []job
+	w.c.mu.Lock()
+	for _, x := range w.c.watches {
+		if !x.kind.status {
+			continue
+		}
+		x.items(func(it *item) {
+			if it.object == nil {
+				return
+			}
+			if merged(it.object.Value, w.published(wanted[it.key]), w.c.opts.Controller, metav1.Time{}) != nil {
+				jobs = append(jobs, job{x.resource, it, w.published(wanted[it.key])})
+			}
+		})
+	}
+	w.c.mu.Unlock()
+
+	var failed atomic.Bool
+	queue := make(chan job)
+	var all sync.WaitGroup
+	for range min(writers, len(jobs)) {
+		all.Go(func() {
+			for j := range queue {
+				if err := w.one(ctx, j); err != nil && ctx.Err() == nil {
+					failed.Store(true)
+					// A conflict is settled by the object's next version, which is on its way.
+					if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+						w.c.log.Warn("a status cannot be written; trying again", "object", j.item.key.String(), "error", err.Error())
+					}
+				}
+			}
+		})
+	}
+	for _, j := range jobs {
+		if ctx.Err() != nil || !w.leading.Load() {
+			break
+		}
+		queue <- j
+	}
+	close(queue)
+	all.Wait()
+	return !failed.Load()
+}
+
+// one writes a status, on condition that the object is the one that was looked at.
+func (w *writer) one(ctx context.Context, j job) error {
+	status := merged(j.item.object.Value, j.wanted, w.c.opts.Controller, metav1.Now())
+	if status == nil {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": j.item.GetResourceVersion(), "uid": j.item.GetUID()},
+		"status":   status,
+	})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	var objects dynamic.ResourceInterface = w.c.objects.Resource(j.resource)
+	if ns := j.item.key.Namespace; ns != "" {
+		objects = w.c.objects.Resource(j.resource).Namespace(ns)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err = objects.Patch(ctx, j.item.key.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "spliceway"}, "status")
+	return err
+}
+
+// published is a Gateway's status with the addresses to be told where it has none of its own.
+func (w *writer) published(status any) any {
+	g, ok := status.(*gatewayv1.GatewayStatus)
+	if !ok || len(g.Addresses) > 0 || len(w.c.opts.Pool) > 0 || len(w.c.opts.Publish) == 0 {
+		return status
+	}
+	own := *g
+	own.Addresses = statusAddresses(w.c.opts.Publish)
+	return &own
+}
+
+func statusAddresses(list []netip.Addr) (all []gatewayv1.GatewayStatusAddress) {
+	ip := gatewayv1.IPAddressType
+	for _, a := range list {
+		all = append(all, gatewayv1.GatewayStatusAddress{Type: &ip, Value: a.String()})
+	}
+	return all
+}
