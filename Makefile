@@ -15,7 +15,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel lint generate check-generated fuzz bench bench-relay bench-terminate clean
+.PHONY: help build demo test test-kernel conformance lint generate check-generated fuzz bench bench-relay bench-terminate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,15 @@ test: build ## run every test (root), with the race detector where gcc is there
 
 test-kernel: ## the kernel's tests on Debian's Linux K (6.1 6.12) in an emulator; ARGS as of testenv/kernel
 	CGO_ENABLED=0 $(GO) run ./testenv/kernel -k "$(K)" $(ARGS)
+
+# A build of the API server takes minutes and 3 GB the first time, then it is in Go's cache.
+KUBE := v1.37.2
+conformance: build ## the Gateway API's conformance suite against a real API server (root; ARGS as of go test)
+	@[ "$$(id -u)" = 0 ] || { echo "make conformance: it makes network namespaces: run as root (sudo make conformance)"; exit 1; }
+	mkdir -p bin/kube docs/conformance
+	cd testenv/kube/control && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE) -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBE:v%=%))) -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE)))' -o ../../../bin/kube/control .
+	cd testenv/kube/conformance && CGO_ENABLED=0 $(GO) build -trimpath -o ../../../bin/kube/echo-basic sigs.k8s.io/gateway-api/conformance/echo-basic
+	cd testenv/kube/conformance && CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m $(ARGS) . -args -agent-version '$(VERSION)' -report "$(CURDIR)/docs/conformance/report.yaml"
 
 lint: ## gofmt, vet, staticcheck, module files, licence lines
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt -w these:"; echo "$$out"; exit 1; }
