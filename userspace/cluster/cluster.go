@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/spliceway/spliceway/userspace/manifest"
 )
@@ -56,6 +57,7 @@ type Cluster struct {
 	discovery discovery.DiscoveryInterface
 	writer    *writer
 	changed   chan struct{}
+	reported  chan struct{}   // there may be another state to keep
 	context   context.Context // of the watches
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
@@ -63,10 +65,9 @@ type Cluster struct {
 	mu      sync.Mutex // guards what follows
 	watches map[watched]*watch
 	known   bool          // it is known what the API server serves
+	told    bool          // and it has told what it has
 	saved   *manifest.Set // what load has read
 	loaded  bool          // it has read
-	// lastState is what the file of the last state has. Only Report uses it.
-	lastState []byte
 
 	failuresMu sync.Mutex
 	failures   map[*watch]string
@@ -98,11 +99,13 @@ func New(o Options) (*Cluster, error) {
 			return nil, fmt.Errorf("read kubeconfig: %w", err)
 		}
 	}
+	// What client-go says goes where all else goes. It has one logger per process.
+	klog.SetSlogLogger(o.Logger.With("source", "client-go"))
 	// Watches are streams; these are for lists at the start, and for statuses.
 	cfg.QPS, cfg.Burst = 100, 200
 	cfg.UserAgent = "spliceway"
 	c := &Cluster{
-		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1),
+		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 		watches: make(map[watched]*watch), failures: make(map[*watch]string),
 	}
 	if c.objects, err = dynamic.NewForConfig(cfg); err != nil {
@@ -124,6 +127,7 @@ func New(o Options) (*Cluster, error) {
 	c.running.Go(func() { c.discover(ctx) })
 	c.running.Go(func() { c.ping(ctx) })
 	c.running.Go(func() { c.writer.run(ctx) })
+	c.running.Go(func() { c.keepState(ctx) })
 	return c, nil
 }
 
@@ -194,9 +198,11 @@ func (c *Cluster) ping(ctx context.Context) {
 	}
 }
 
-// Wait waits until all objects are there, or ctx ends.
-func (c *Cluster) Wait(ctx context.Context) error {
-	for !c.complete() {
+// Wait waits until the API server has told what it has, or ctx ends.
+func (c *Cluster) Wait(ctx context.Context) error { return wait(ctx, c.complete) }
+
+func wait(ctx context.Context, until func() bool) error {
+	for !until() {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -206,8 +212,25 @@ func (c *Cluster) Wait(ctx context.Context) error {
 	return nil
 }
 
-// complete tells whether every watch has its first list.
+// complete tells whether the API server has told once what it has of each kind. From then
+// on what the watches have is what counts, whatever becomes of them.
 func (c *Cluster) complete() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.told || !c.known {
+		return c.told
+	}
+	for _, w := range c.watches {
+		if !w.kind.referenced && !w.informer.HasSynced() {
+			return false
+		}
+	}
+	c.told = true
+	return true
+}
+
+// settled tells whether every watch has had its first list.
+func (c *Cluster) settled() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.watches {
@@ -215,7 +238,7 @@ func (c *Cluster) complete() bool {
 			return false
 		}
 	}
-	return c.known
+	return true
 }
 
 // Snapshot is what the API server has.
@@ -241,7 +264,7 @@ func (c *Cluster) Objects(ctx context.Context) *Snapshot {
 	set := c.collect()
 	if c.refer(references(set.Objects)) {
 		waiting, cancel := context.WithTimeout(ctx, referencesWait)
-		_ = c.Wait(waiting) // what is not there by then comes with the next change
+		_ = wait(waiting, c.settled) // what is not there by then comes with the next change
 		cancel()
 		set = c.collect()
 	}

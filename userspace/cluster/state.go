@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -22,20 +24,46 @@ import (
 // hexadecimal, then one object of JSON per line.
 const stateFormat = "spliceway-state-1"
 
-// save writes the last state, if it is another one.
-func (c *Cluster) save() {
-	if c.opts.State == "" || !c.complete() {
+// stateDelay is how long changes are collected before they are kept.
+const stateDelay = 2 * time.Second
+
+// keepState writes the last state whenever it is another one, until ctx ends.
+func (c *Cluster) keepState(ctx context.Context) {
+	if c.opts.State == "" {
 		return
 	}
-	data, err := encodeState(c.collect(), c.opts.StateSecrets)
-	if err == nil && !bytes.Equal(data, c.lastState) {
-		if err = writeWhole(c.opts.State, data); err == nil {
-			c.lastState = data
+	var last [sha256.Size]byte
+	for {
+		select {
+		case <-c.reported:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(stateDelay):
+		case <-ctx.Done():
+		}
+		if c.complete() {
+			last = c.save(last)
 		}
 	}
+}
+
+// save writes the last state unless it is the one with the given sum, and returns its sum.
+func (c *Cluster) save(last [sha256.Size]byte) [sha256.Size]byte {
+	data, err := encodeState(c.collect(), c.opts.StateSecrets)
+	sum := sha256.Sum256(data)
+	if err == nil && sum == last {
+		return last
+	}
+	if err == nil {
+		err = writeWhole(c.opts.State, data)
+	}
 	if err != nil {
+		sum = last
 		c.log.Warn("the last state cannot be kept: a start while the API server is away will have nothing to serve", "file", c.opts.State, "error", err.Error())
 	}
+	return sum
 }
 
 func encodeState(set *manifest.Set, secrets bool) ([]byte, error) {

@@ -32,7 +32,7 @@ type watch struct {
 	done     chan struct{}
 }
 
-// start begins a watch. c.mu is held.
+// start begins a watch.
 func (c *Cluster) start(ctx context.Context, k *kind, version, namespace, name string) *watch {
 	w := &watch{kind: k, resource: schema.GroupVersionResource{Group: k.group, Version: version, Resource: k.resource}, done: make(chan struct{})}
 	var tweak dynamicinformer.TweakListOptionsFunc
@@ -111,6 +111,34 @@ func (c *Cluster) watchFailed(w *watch, err error) {
 	}
 }
 
+// exchange puts a watch of a version in the place of the one there is, once it has what that
+// had. Either may be none.
+func (c *Cluster) exchange(ctx context.Context, k *kind, key watched, version string, old *watch) {
+	var next *watch
+	if version != "" {
+		c.log.Info("watching the cluster's objects", "resource", k.resource, "group", k.group, "version", version)
+		next = c.start(ctx, k, version, metav1.NamespaceAll, "")
+	}
+	if old != nil && next != nil {
+		first, cancel := context.WithTimeout(ctx, discoverEvery)
+		defer cancel()
+		if !cache.WaitForCacheSync(first.Done(), next.informer.HasSynced) {
+			next.end() // it is tried again
+			return
+		}
+	}
+	c.mu.Lock()
+	delete(c.watches, key)
+	if next != nil {
+		c.watches[key] = next
+	}
+	c.mu.Unlock()
+	if old != nil {
+		old.end()
+	}
+	c.signal()
+}
+
 // served asks the API server which resources it has, and watches those of the kinds that
 // are among them.
 func (c *Cluster) served(ctx context.Context) error {
@@ -128,8 +156,6 @@ func (c *Cluster) served(ctx context.Context) error {
 			has[gv.WithResource(r.Name)] = true
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for i := range c.kinds {
 		k := &c.kinds[i]
 		key, version := watched{group: k.group, name: k.name}, ""
@@ -142,21 +168,17 @@ func (c *Cluster) served(ctx context.Context) error {
 		if k.referenced {
 			continue
 		}
+		c.mu.Lock()
 		w := c.watches[key]
+		c.mu.Unlock()
 		// A group that discovery could not ask about is left as it is.
 		if version == "" && err != nil || w != nil && w.resource.Version == version || w == nil && version == "" {
 			continue
 		}
-		if w != nil {
-			w.end()
-			delete(c.watches, key)
-			c.signal()
-		}
-		if version != "" {
-			c.log.Info("watching the cluster's objects", "resource", k.resource, "group", k.group, "version", version)
-			c.watches[key] = c.start(ctx, k, version, metav1.NamespaceAll, "")
-		}
+		c.exchange(ctx, k, key, version, w)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.known = true
 	return nil
 }

@@ -47,7 +47,10 @@ func (c *Cluster) Report(statuses map[manifest.Key]any) {
 	c.writer.wanted = statuses
 	c.writer.mu.Unlock()
 	c.writer.lookAgain()
-	c.save()
+	select {
+	case c.reported <- struct{}{}:
+	default:
+	}
 }
 
 func (w *writer) lookAgain() {
