@@ -69,9 +69,6 @@ type Cluster struct {
 	saved   *manifest.Set // what load has read
 	loaded  bool          // it has read
 
-	failuresMu sync.Mutex
-	failures   map[*watch]string
-
 	away atomic.Pointer[string] // why the API server cannot be asked; nil: it can
 }
 
@@ -106,7 +103,7 @@ func New(o Options) (*Cluster, error) {
 	cfg.UserAgent = "spliceway"
 	c := &Cluster{
 		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1),
-		watches: make(map[watched]*watch), failures: make(map[*watch]string),
+		watches: make(map[watched]*watch),
 	}
 	if c.objects, err = dynamic.NewForConfig(cfg); err != nil {
 		return nil, fmt.Errorf("make a client of the API server: %w", err)
@@ -140,9 +137,12 @@ func (c *Cluster) Close() {
 // Changed is signalled when there may be something new in Objects.
 func (c *Cluster) Changed() <-chan struct{} { return c.changed }
 
-func (c *Cluster) signal() {
+func (c *Cluster) signal() { notify(c.changed) }
+
+// notify signals on a channel with room for one: what is signalled already is not again.
+func notify(c chan<- struct{}) {
 	select {
-	case c.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -23,7 +23,6 @@ type kind struct {
 	group, name, resource string
 	versions              []string     // those that are understood, the best first
 	of                    reflect.Type // nil: read as a manifest is, and as strictly
-	cluster               bool         // it has no namespace
 	referenced            bool         // only those that others name are watched, each by itself
 	status                bool         // what became of it is written to it
 }
@@ -55,12 +54,10 @@ func kinds(ngrok bool) []kind {
 	for i := range all {
 		all[i].status = true
 	}
-	all[0].cluster = true
 	secret, configMap := kindOf[corev1.Secret]("", "Secret", "secrets", "v1"), kindOf[corev1.ConfigMap]("", "ConfigMap", "configmaps", "v1")
 	secret.referenced, configMap.referenced = true, true
-	namespace := kindOf[corev1.Namespace]("", "Namespace", "namespaces", "v1")
-	namespace.cluster = true
-	return append(all, secret, configMap, namespace,
+	return append(all, secret, configMap,
+		kindOf[corev1.Namespace]("", "Namespace", "namespaces", "v1"),
 		kindOf[gatewayv1.ReferenceGrant](gateway, "ReferenceGrant", "referencegrants", "v1", "v1beta1"),
 		kindOf[corev1.Service]("", "Service", "services", "v1"),
 		kindOf[discoveryv1.EndpointSlice](manifest.GroupDiscovery, "EndpointSlice", "endpointslices", "v1"))
@@ -91,7 +88,7 @@ func (k *kind) read(u *unstructured.Unstructured) *item {
 	it.Object = value.Interface().(metav1.Object)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, value.Interface()); err != nil {
 		it.Object = metadata(u)
-		it.problems = config.Errors{{Pos: place(it.key), Msg: fmt.Sprintf("%s: %v", it.key, err)}}
+		it.problems = config.Errors{{Pos: where, Msg: fmt.Sprintf("%s: %v", it.key, err)}}
 		return it
 	}
 	if s, ok := value.Interface().(*discoveryv1.EndpointSlice); ok {
@@ -99,7 +96,7 @@ func (k *kind) read(u *unstructured.Unstructured) *item {
 			s.Endpoints[i].TargetRef, s.Endpoints[i].DeprecatedTopology = nil, nil
 		}
 	}
-	it.object = manifest.NewObject(it.key, u.GroupVersionKind().Version, place(it.key).File, value.Interface())
+	it.object = manifest.NewObject(it.key, u.GroupVersionKind().Version, where.File, value.Interface())
 	return it
 }
 
@@ -108,10 +105,10 @@ func (it *item) parse(u *unstructured.Unstructured) {
 	it.Object = metadata(u)
 	data, err := json.Marshal(u.Object)
 	if err != nil {
-		it.problems = config.Errors{{Pos: place(it.key), Msg: fmt.Sprintf("%s: %v", it.key, err)}}
+		it.problems = config.Errors{{Pos: where, Msg: fmt.Sprintf("%s: %v", it.key, err)}}
 		return
 	}
-	set := manifest.Parse(place(it.key).File, data)
+	set := manifest.Parse(where.File, data)
 	it.problems, it.warnings = set.Problems, set.Warnings
 	if len(set.Objects) == 1 {
 		it.object = set.Objects[0]
@@ -126,5 +123,5 @@ func metadata(u *unstructured.Unstructured) metav1.Object {
 	}
 }
 
-// place is what stands for file and line in messages.
-func place(manifest.Key) config.Position { return config.Position{File: "kubernetes"} }
+// where is what stands for file and line in messages.
+var where = config.Position{File: "kubernetes"}

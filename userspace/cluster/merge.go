@@ -47,28 +47,26 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 			return unlessSame(&v.Status, &next)
 		}
 	case *gatewayv1.TLSRoute:
-		var parents []gatewayv1.RouteParentStatus
-		if w, ok := wanted.(*gatewayv1.TLSRouteStatus); ok {
-			parents = w.Parents
+		next, w := v.Status, gatewayv1.TLSRouteStatus{}
+		if status, ok := wanted.(*gatewayv1.TLSRouteStatus); ok {
+			w = *status
 		}
-		next := v.Status
-		next.Parents = mergedParents(v.Status.Parents, parents, controller, now)
+		next.Parents = ofAll(v.Status.Parents, w.Parents, controller, parentOf, now)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.HTTPRoute:
-		var parents []gatewayv1.RouteParentStatus
-		if w, ok := wanted.(*gatewayv1.HTTPRouteStatus); ok {
-			parents = w.Parents
+		next, w := v.Status, gatewayv1.HTTPRouteStatus{}
+		if status, ok := wanted.(*gatewayv1.HTTPRouteStatus); ok {
+			w = *status
 		}
-		next := v.Status
-		next.Parents = mergedParents(v.Status.Parents, parents, controller, now)
+		next.Parents = ofAll(v.Status.Parents, w.Parents, controller, parentOf, now)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.BackendTLSPolicy:
-		var ancestors []gatewayv1.PolicyAncestorStatus
-		if w, ok := wanted.(*gatewayv1.PolicyStatus); ok {
-			ancestors = w.Ancestors
+		next, w := v.Status, gatewayv1.PolicyStatus{}
+		if status, ok := wanted.(*gatewayv1.PolicyStatus); ok {
+			w = *status
 		}
-		next := v.Status
-		next.Ancestors = mergedAncestors(v.Status.Ancestors, ancestors, controller, now)
+		next.Ancestors = ofAll(v.Status.Ancestors, w.Ancestors, controller, ancestorOf, now)
+		next.Ancestors = next.Ancestors[:min(len(next.Ancestors), maxAncestors)]
 		return unlessSame(&v.Status, &next)
 	case *v1alpha1.AgentEndpoint:
 		if w, ok := wanted.(*v1alpha1.AgentEndpointStatus); ok {
@@ -141,45 +139,40 @@ func withForeign(before, wanted []metav1.Condition, now metav1.Time) []metav1.Co
 	return list
 }
 
-// mergedParents has those of other controllers first, as they are.
-func mergedParents(before, wanted []gatewayv1.RouteParentStatus, controller string, now metav1.Time) []gatewayv1.RouteParentStatus {
-	next := []gatewayv1.RouteParentStatus{} // never nil: the API wants a list
-	for _, o := range before {
-		if string(o.ControllerName) != controller {
-			next = append(next, o)
-		}
-	}
-	for _, w := range wanted {
-		var old []metav1.Condition
-		for _, o := range before {
-			if string(o.ControllerName) == controller && equality.Semantic.DeepEqual(o.ParentRef, w.ParentRef) {
-				old = o.Conditions
-			}
-		}
-		w.Conditions = timed(old, w.Conditions, now)
-		next = append(next, w)
-	}
-	return next
+// part is what controllers write to a status that they share, each its own: about a parent
+// of a route, or an ancestor of a policy.
+type part struct {
+	controller gatewayv1.GatewayController
+	about      gatewayv1.ParentReference
+	conditions *[]metav1.Condition
 }
 
-func mergedAncestors(before, wanted []gatewayv1.PolicyAncestorStatus, controller string, now metav1.Time) []gatewayv1.PolicyAncestorStatus {
-	next := []gatewayv1.PolicyAncestorStatus{}
-	for _, o := range before {
-		if string(o.ControllerName) != controller {
-			next = append(next, o)
+func parentOf(p *gatewayv1.RouteParentStatus) part {
+	return part{p.ControllerName, p.ParentRef, &p.Conditions}
+}
+
+func ancestorOf(a *gatewayv1.PolicyAncestorStatus) part {
+	return part{a.ControllerName, a.AncestorRef, &a.Conditions}
+}
+
+// ofAll has the parts of other controllers first, as they are, then those that are wanted.
+func ofAll[T any](before, wanted []T, controller string, of func(*T) part, now metav1.Time) []T {
+	next := []T{} // never nil: the API wants a list
+	for i := range before {
+		if string(of(&before[i]).controller) != controller {
+			next = append(next, before[i])
 		}
 	}
 	for _, w := range wanted {
+		mine := of(&w)
 		var old []metav1.Condition
-		for _, o := range before {
-			if string(o.ControllerName) == controller && equality.Semantic.DeepEqual(o.AncestorRef, w.AncestorRef) {
-				old = o.Conditions
+		for i := range before {
+			if o := of(&before[i]); string(o.controller) == controller && equality.Semantic.DeepEqual(o.about, mine.about) {
+				old = *o.conditions
 			}
 		}
-		w.Conditions = timed(old, w.Conditions, now)
-		if len(next) < maxAncestors {
-			next = append(next, w)
-		}
+		*mine.conditions = timed(old, *mine.conditions, now)
+		next = append(next, w)
 	}
 	return next
 }

@@ -30,6 +30,7 @@ type watch struct {
 	informer cache.SharedIndexInformer
 	stop     context.CancelFunc
 	done     chan struct{}
+	failure  string // what was told last; only the informer's goroutine uses it
 }
 
 // start begins a watch.
@@ -103,10 +104,8 @@ func (w *watch) items(yield func(*item)) {
 // watchFailed tells of a watch that fails, once until it fails otherwise: the informer
 // tries again by itself.
 func (c *Cluster) watchFailed(w *watch, err error) {
-	c.failuresMu.Lock()
-	defer c.failuresMu.Unlock()
-	if text := err.Error(); c.failures[w] != text {
-		c.failures[w] = text
+	if text := err.Error(); w.failure != text {
+		w.failure = text
 		c.log.Warn("objects of the cluster cannot be watched; trying again", "resource", w.resource.GroupResource().String(), "error", text)
 	}
 }

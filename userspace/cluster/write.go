@@ -47,18 +47,10 @@ func (c *Cluster) Report(statuses map[manifest.Key]any) {
 	c.writer.wanted = statuses
 	c.writer.mu.Unlock()
 	c.writer.lookAgain()
-	select {
-	case c.reported <- struct{}{}:
-	default:
-	}
+	notify(c.reported)
 }
 
-func (w *writer) lookAgain() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
+func (w *writer) lookAgain() { notify(w.wake) }
 
 // lead takes or gives up the task. Who begins has the addresses of Gateways to give away.
 func (w *writer) lead(leads bool) {
@@ -89,7 +81,7 @@ func (w *writer) run(ctx context.Context) {
 type job struct {
 	resource schema.GroupVersionResource
 	item     *item
-	wanted   any
+	status   any
 }
 
 // write writes what differs. It returns false if some of it is to be tried again.
@@ -101,6 +93,7 @@ func (w *writer) write(ctx context.Context) bool {
 		return true
 	}
 	var jobs []job
+	now := metav1.Now()
 	w.c.mu.Lock()
 	for _, x := range w.c.watches {
 		if !x.kind.status {
@@ -110,8 +103,8 @@ func (w *writer) write(ctx context.Context) bool {
 			if it.object == nil {
 				return
 			}
-			if merged(it.object.Value, w.published(wanted[it.key]), w.c.opts.Controller, metav1.Time{}) != nil {
-				jobs = append(jobs, job{x.resource, it, w.published(wanted[it.key])})
+			if status := merged(it.object.Value, w.published(wanted[it.key]), w.c.opts.Controller, now); status != nil {
+				jobs = append(jobs, job{x.resource, it, status})
 			}
 		})
 	}
@@ -146,13 +139,9 @@ func (w *writer) write(ctx context.Context) bool {
 
 // one writes a status, on condition that the object is the one that was looked at.
 func (w *writer) one(ctx context.Context, j job) error {
-	status := merged(j.item.object.Value, j.wanted, w.c.opts.Controller, metav1.Now())
-	if status == nil {
-		return nil
-	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": j.item.GetResourceVersion(), "uid": j.item.GetUID()},
-		"status":   status,
+		"status":   j.status,
 	})
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)

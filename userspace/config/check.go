@@ -29,12 +29,10 @@ func check(r *report, cfg *Config) {
 	var root *path
 	r.engine(root.key("engine"), cfg.Engine)
 	r.oneOf(root.key("sockmap"), cfg.Sockmap, "auto", "on", "off")
-	if cfg.Cgroup != "" && (!filepath.IsAbs(cfg.Cgroup) || filepath.Clean(cfg.Cgroup) != cfg.Cgroup) {
-		r.wrong(root.key("cgroup"), "expected an absolute path without \"..\", found %s", quote(cfg.Cgroup))
+	if cfg.Cgroup != "" {
+		r.absolute(root.key("cgroup"), cfg.Cgroup)
 	}
-	if !filepath.IsAbs(cfg.BPFFS) || filepath.Clean(cfg.BPFFS) != cfg.BPFFS {
-		r.wrong(root.key("bpffs"), "expected an absolute path without \"..\", found %s", quote(cfg.BPFFS))
-	}
+	r.absolute(root.key("bpffs"), cfg.BPFFS)
 	r.sourcePorts(root.key("sourcePorts"), cfg)
 	r.listen(root.key("listen"), cfg.Listen)
 	r.manifests(root.key("manifests"), cfg.Manifests)
@@ -51,6 +49,13 @@ func check(r *report, cfg *Config) {
 	r.oneOf(root.key("log").key("format"), cfg.Log.Format, "json", "text")
 	r.oneOf(root.key("log").key("level"), cfg.Log.Level, "debug", "info", "warn", "error")
 	r.admin(root.key("admin").key("address"), &cfg.Admin)
+}
+
+// absolute reports a path that depends on where the agent runs, or is not written plainly.
+func (r *report) absolute(p *path, value string) {
+	if !filepath.IsAbs(value) || filepath.Clean(value) != value {
+		r.wrong(p, "expected an absolute path without \"..\", found %s", quote(value))
+	}
 }
 
 func (r *report) engine(p *path, engine string) {

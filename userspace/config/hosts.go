@@ -5,7 +5,6 @@ package config
 import (
 	"maps"
 	"net/netip"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -36,8 +35,8 @@ func (r *report) kubernetes(p *path, k *Kubernetes) {
 	if len(k.Publish) > 0 {
 		r.hostAddresses(p.key("publish"), k.Publish)
 	}
-	if k.State != "" && (!filepath.IsAbs(k.State) || filepath.Clean(k.State) != k.State) {
-		r.wrong(p.key("state"), "expected an absolute path without \"..\", found %s", quote(k.State))
+	if k.State != "" {
+		r.absolute(p.key("state"), k.State)
 	}
 	if k.StateSecrets && k.State == "" {
 		r.wrong(p.key("stateSecrets"), "there is no state to keep Secrets in: give state a file")
