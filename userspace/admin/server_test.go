@@ -81,6 +81,29 @@ func TestTheZeroOptionsServeHealth(t *testing.T) {
 	}
 }
 
+// An agent that may serve what is old is ready, and says so.
+func TestDegradedIsReady(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		ready, degraded error
+		status          int
+		body            string
+	}{
+		{"up to date", nil, nil, 200, "ok\n"},
+		{"degraded", nil, errors.New("degraded: why"), 200, "degraded: why\n"},
+		{"not ready goes before", errors.New("draining"), errors.New("degraded: why"), 503, "draining\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			s := New(Options{Ready: func() error { return tt.ready }, Degraded: func() error { return tt.degraded }})
+			s.http.Handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
+			if w.Code != tt.status || w.Body.String() != tt.body {
+				t.Errorf("got %d, %q; want %d, %q", w.Code, w.Body, tt.status, tt.body)
+			}
+		})
+	}
+}
+
 // A profile lasts as long as its reader asked for: it ends neither with the server's
 // write timeout nor with an error about it.
 func TestAProfileMayOutlastTheWriteTimeout(t *testing.T) {

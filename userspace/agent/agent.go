@@ -199,9 +199,10 @@ func Run(ctx context.Context, opts Options) error {
 	change.apply()
 	a.engines.undo = nil // there will be flows
 	a.metrics.ConfigLoaded(len(cfg.Endpoints))
-	a.state.Store(nil)
 	if a.cluster != nil && a.snapshot == nil {
 		a.state.Store(&waiting)
+	} else {
+		a.state.Store(nil)
 	}
 	a.clusterApplied(planned)
 	a.logger.Info("ready", "version", opts.Build.Version, "endpoints", len(cfg.Endpoints),

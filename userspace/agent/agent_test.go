@@ -186,6 +186,24 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// All addresses of a pool's prefix have one socket per port.
+func TestAddressesOfAPool(t *testing.T) {
+	cfg := &config.Config{Listen: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+	cfg.Kubernetes.Addresses = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("10.2.0.1/32")}
+	var places []netip.AddrPort
+	for _, p := range []string{"10.1.0.1:443", "10.1.0.2:443", "10.1.0.2:8443", "10.2.0.1:443", "10.3.0.1:443"} {
+		places = append(places, netip.MustParseAddrPort(p))
+	}
+	var got []string
+	for _, a := range addresses(cfg, places) {
+		got = append(got, a.String())
+	}
+	want := []string{"10.1.0.0/24 port 443", "10.1.0.0/24 port 8443", "10.2.0.1:443", "10.3.0.1:443"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestRoutesDecideAsTheAgentDoes(t *testing.T) {
 	cfg, err := config.Parse("f.yaml", []byte(`
 endpoints:

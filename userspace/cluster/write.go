@@ -139,10 +139,7 @@ func (w *writer) write(ctx context.Context) bool {
 
 // one writes a status, on condition that the object is the one that was looked at.
 func (w *writer) one(ctx context.Context, j job) error {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": j.item.GetResourceVersion(), "uid": j.item.GetUID()},
-		"status":   j.status,
-	})
+	patch, err := statusPatch(j.item, j.status)
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)
 	}
@@ -154,6 +151,36 @@ func (w *writer) one(ctx context.Context, j job) error {
 	defer cancel()
 	_, err = objects.Patch(ctx, j.item.key.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "spliceway"}, "status")
 	return err
+}
+
+// statusPatch is a JSON merge patch (RFC 7396) that makes a status of an object what it is to
+// be. Fields that fall away have to be named: what a patch does not mention stays.
+func statusPatch(it *item, status any) ([]byte, error) {
+	before, err := json.Marshal(it.object.Value)
+	if err != nil {
+		return nil, err
+	}
+	var old struct{ Status map[string]any }
+	if err := json.Unmarshal(before, &old); err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(status)
+	if err != nil {
+		return nil, err
+	}
+	fields := make(map[string]any)
+	if err := json.Unmarshal(after, &fields); err != nil {
+		return nil, err
+	}
+	for field := range old.Status {
+		if _, stays := fields[field]; !stays {
+			fields[field] = nil
+		}
+	}
+	return json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": it.GetResourceVersion(), "uid": it.GetUID()},
+		"status":   fields,
+	})
 }
 
 // published is a Gateway's status with the addresses to be told where it has none of its own.
