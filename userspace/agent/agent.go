@@ -32,6 +32,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/web"
 )
 
 // Options of Run.
@@ -59,6 +60,7 @@ type agent struct {
 	engines   engines
 	tls       tlsState
 	server    *proxy.Server
+	web       *web.Server
 	listeners *listeners
 	access    *telemetry.AccessLog
 	sink      *telemetry.AsyncWriter
@@ -158,10 +160,12 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	a.current = gen
 	defer func() { a.current.close() }()
-	a.server = proxy.NewServer(gen.snapshot, proxy.Options{Metrics: a.metrics, Access: a.access, Logger: a.logger})
+	defer a.openWeb()()
+	a.web.Update(gen.web)
+	a.server = proxy.NewServer(gen.snapshot, proxy.Options{Metrics: a.metrics, Access: a.access, Logger: a.logger, Web: a.web})
 	a.listeners = newListeners(a.poller, a.logger, a.server.Serve)
 	defer a.listeners.close()
-	change, err := a.listeners.open(addresses(cfg, gen.snapshot.Table.Places()), cfg.Timeouts.Hello)
+	change, err := a.listeners.open(addresses(cfg, gen.places()), cfg.Timeouts.Hello)
 	if err != nil {
 		return err
 	}
@@ -251,6 +255,7 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 	a.notify(daemon.SdNotifyStopping)
 	a.logger.Info("draining", "reason", why, "open", a.server.Open(), "timeout", a.config.Timeouts.Drain.String())
 	a.listeners.close()
+	a.web.Drain()
 
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
@@ -274,6 +279,7 @@ func (a *agent) stop(ctx context.Context, why string, signals <-chan os.Signal) 
 		a.logger.Warn("cutting connections", "open", a.server.Open(), "reason", context.Cause(ctx).Error())
 		a.server.Interrupt()
 		a.engines.abort(telemetry.EndDrain)
+		a.web.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), forcedEnd)
 		defer cancel()
 		// Who had just dialled comes to the engine after the first Abort.
@@ -376,13 +382,14 @@ func (a *agent) exchange() error {
 	if err != nil {
 		return err
 	}
-	change, err := a.listeners.open(addresses(cfg, next.snapshot.Table.Places()), cfg.Timeouts.Hello)
+	change, err := a.listeners.open(addresses(cfg, next.places()), cfg.Timeouts.Hello)
 	if err != nil {
 		next.closeExcept(a.current)
 		return err
 	}
 	a.warnUnchangeable(cfg)
 	a.setLevel(cfg.Log.Level)
+	a.web.Update(next.web) // first: whoever comes by the next snapshot finds its listener
 	a.server.Update(next.snapshot)
 	change.apply()
 	old := a.current

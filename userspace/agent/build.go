@@ -19,12 +19,14 @@ import (
 	"github.com/spliceway/spliceway/userspace/telemetry"
 	"github.com/spliceway/spliceway/userspace/terminate"
 	"github.com/spliceway/spliceway/userspace/upstream"
+	"github.com/spliceway/spliceway/userspace/web"
 )
 
 // generation is what one configuration became. Pools whose description did not
 // change, and the counts of open connections, are handed on to the next one.
 type generation struct {
 	snapshot *proxy.Snapshot
+	web      *web.Table
 	pools    map[string]*pool // by endpoint name
 	// terminations are of the endpoints that terminate TLS, by name. They are handed
 	// on as pools are.
@@ -45,13 +47,13 @@ type pool struct {
 // build makes a generation; it changes nothing that runs.
 func (a *agent) build(p *plan.Plan) (_ *generation, err error) {
 	cfg := p.Config
-	table, internal, err := p.Tables()
+	tables, err := p.Tables()
 	if err != nil {
 		return nil, fmt.Errorf("build route table: %w", err)
 	}
 	gen := &generation{pools: make(map[string]*pool, len(cfg.Endpoints)), terminations: make(map[string]*termination)}
 	s := &proxy.Snapshot{
-		Table: table, Internal: internal, Forwards: make(map[string]*proxy.Endpoint),
+		Table: tables.Outer, Internal: tables.Inner, Forwards: make(map[string]*proxy.Endpoint),
 		Relay: a.engines.relay, HandshakeTimeout: cfg.Timeouts.Handshake,
 		Endpoints:      make([]*proxy.Endpoint, len(cfg.Endpoints)),
 		Refuse:         refusals(cfg.Refuse),
@@ -83,6 +85,8 @@ func (a *agent) build(p *plan.Plan) (_ *generation, err error) {
 		byName[e.Name] = s.Endpoints[i]
 	}
 	linkPolicies(p, s)
+	s.Plain = plainPlaces(p, s.Endpoints)
+	gen.web = buildWeb(p, tables, gen)
 	s.Fallback.UnknownName = byName[cfg.Fallback.UnknownName]
 	s.Fallback.NoSNI = byName[cfg.Fallback.NoSNI]
 	s.Fallback.NotTLS = byName[cfg.Fallback.NotTLS]
@@ -93,7 +97,13 @@ func (a *agent) build(p *plan.Plan) (_ *generation, err error) {
 func (a *agent) endpoint(p *plan.Plan, i int, gen *generation) *proxy.Endpoint {
 	cfg, e, x := p.Config, &p.Config.Endpoints[i], &p.Endpoints[i]
 	engine, why := a.engine(cfg, e)
-	pool := a.pool(cfg, e)
+	connects := e
+	if x.HTTP != nil { // its requests do, one by one
+		own := *e
+		own.Upstream.All = nil
+		connects = &own
+	}
+	pool := a.pool(cfg, connects)
 	gen.pools[e.Name] = pool
 	out := &proxy.Endpoint{
 		Name: e.Name, Pool: pool.Pool, Engine: engine, EngineReason: why, MatchSegments: a.dialsForPacket(cfg, e), Active: pool.active,
@@ -103,7 +113,8 @@ func (a *agent) endpoint(p *plan.Plan, i int, gen *generation) *proxy.Endpoint {
 		MaxConnections: e.Limits.MaxConnections,
 		Metrics:        a.metrics.Endpoint(e.Name),
 	}
-	if len(e.Upstream.All) == 0 {
+	out.HTTP = x.HTTP != nil
+	if len(connects.Upstream.All) == 0 {
 		out.Pool = nil // its policy says where connections go
 	}
 	if t := gen.terminations[e.Name]; t != nil {

@@ -25,11 +25,11 @@ type Routes struct {
 
 // NewRoutes returns the routes of a plan.
 func NewRoutes(p *plan.Plan) (*Routes, error) {
-	t, _, err := p.Tables()
+	t, err := p.Tables()
 	if err != nil {
 		return nil, fmt.Errorf("build route table: %w", err)
 	}
-	return &Routes{cfg: p.Config, plan: p, table: t}, nil
+	return &Routes{cfg: p.Config, plan: p, table: t.Outer}, nil
 }
 
 // Ports are the ports that have endpoints, in order.

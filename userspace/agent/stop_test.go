@@ -24,6 +24,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
 	"github.com/spliceway/spliceway/userspace/upstream"
+	"github.com/spliceway/spliceway/userspace/web"
 )
 
 func TestRunGivesBackWhatItTook(t *testing.T) {
@@ -111,7 +112,7 @@ func TestStopCutsWhoHasJustDialled(t *testing.T) {
 	pool := upstream.New(upstream.Spec{Targets: []upstream.Target{{Host: to.Addr().String(), Port: to.Port(), Weight: 1}}}, upstream.Options{Dialer: dialer})
 	logger, metrics := slog.New(slog.DiscardHandler), telemetry.New(telemetry.BuildInfo{})
 	a := &agent{
-		logger: logger, metrics: metrics, poller: p, engines: engines{splice: engine, relay: relay},
+		logger: logger, metrics: metrics, poller: p, engines: engines{splice: engine, relay: relay}, web: web.New(web.Options{Logger: logger}),
 		config: &config.Config{Timeouts: config.Timeouts{Drain: time.Hour}},
 		server: proxy.NewServer(&proxy.Snapshot{
 			Table: table, HelloTimeout: patience, MaxHello: 64 << 10, MaxHelloMemory: 1 << 20,

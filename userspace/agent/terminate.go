@@ -224,7 +224,7 @@ func terminating(p *plan.Plan) (all []*config.Endpoint) {
 	}
 	for i := range p.Config.Endpoints {
 		e := &p.Config.Endpoints[i]
-		if e.TLSTermination != nil || byPolicy && wantsUpstreamTLS(e) {
+		if e.TLSTermination != nil || (byPolicy || p.Endpoints[i].HTTP != nil) && wantsUpstreamTLS(e) {
 			all = append(all, e)
 		}
 		if p.Endpoints[i].Policy == nil {

@@ -166,6 +166,8 @@ type Target struct {
 	// Refuse says why this target's share of the connections is refused; empty: it is
 	// not.
 	Refuse string `yaml:"-"`
+	// Unready tells that Refuse is no mistake: there is nothing to connect to at the moment.
+	Unready bool `yaml:"-"`
 	// UpstreamTLS is the target's own in place of Upstream.TLS.
 	UpstreamTLS *UpstreamTLS `yaml:"-"`
 }

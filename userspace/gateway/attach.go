@@ -20,8 +20,13 @@ type attachable struct {
 	nameless  bool     // the object has none
 	parents   []parent
 	refs      finding
-	tls       *gatewayv1.TLSRoute // nil: of another kind
-	backends  []Backend           // of the rule that is served, without TLS
+	services  []types.NamespacedName // that its backendRefs name
+	tls       *gatewayv1.TLSRoute    // nil: of another kind
+	backends  []Backend              // of the rule that is served, without TLS
+	http      *gatewayv1.HTTPRoute   // nil: of another kind
+	rules     []httpRule
+	// unsupported is what it asks for in vain.
+	unsupported finding
 }
 
 // parent is one parentRef.
@@ -48,11 +53,7 @@ func (c *computation) readRoutes() {
 	}
 	for _, r := range sorted(c.in.HTTPRoutes) {
 		if a := c.readRoute(kindHTTPRoute, r, r.Spec.ParentRefs, r.Spec.Hostnames); a != nil {
-			for _, rule := range r.Spec.Rules {
-				for _, ref := range rule.BackendRefs {
-					c.resolveAll(a, []gatewayv1.BackendRef{ref.BackendRef})
-				}
-			}
+			c.readHTTPRoute(a, r)
 		}
 	}
 }
@@ -140,9 +141,12 @@ func (c *computation) attach() {
 			f := p.refused
 			if len(p.candidates) > 0 {
 				f = finding{string(gatewayv1.RouteReasonNoMatchingListenerHostname), "no hostname of the route is within one of the listener's"}
+				if !a.unsupported.ok() {
+					f = a.unsupported
+				}
 			}
 			for _, l := range p.candidates {
-				if !share(a.hostnames, l.names) {
+				if !a.unsupported.ok() || !share(a.hostnames, l.names) {
 					continue
 				}
 				f = finding{}
@@ -153,15 +157,11 @@ func (c *computation) attach() {
 				}
 			}
 			generation := a.object.GetGeneration()
-			accepted := "attached"
-			if a.kind == kindHTTPRoute {
-				accepted = "attached, but not served: HTTP is not"
-			}
 			statuses = append(statuses, gatewayv1.RouteParentStatus{
 				ParentRef:      p.ref,
 				ControllerName: gatewayv1.GatewayController(c.in.ControllerName),
 				Conditions: []metav1.Condition{
-					f.condition(string(gatewayv1.RouteConditionAccepted), generation, finding{string(gatewayv1.RouteReasonAccepted), accepted}),
+					f.condition(string(gatewayv1.RouteConditionAccepted), generation, finding{string(gatewayv1.RouteReasonAccepted), "attached"}),
 					a.refs.condition(string(gatewayv1.RouteConditionResolvedRefs), generation, finding{string(gatewayv1.RouteReasonResolvedRefs), "all backends are there"}),
 				},
 			})

@@ -19,6 +19,7 @@ const maxWeight = 1_000_000 // of the API's schema
 func (c *computation) resolveAll(a *attachable, refs []gatewayv1.BackendRef) []Backend {
 	var list []Backend
 	for _, ref := range refs {
+		a.services = append(a.services, serviceOf(a, ref.BackendObjectReference))
 		b, f := c.resolve(a, ref.BackendObjectReference)
 		if !f.ok() {
 			a.refs.set(f.reason, "backendRefs: "+f.message)
@@ -43,7 +44,7 @@ func (c *computation) resolveAll(a *attachable, refs []gatewayv1.BackendRef) []B
 // resolve returns where a backendRef leads. A backend without endpoints is
 // Invalid, but nothing is wrong with the reference.
 func (c *computation) resolve(a *attachable, ref gatewayv1.BackendObjectReference) (Backend, finding) {
-	name := types.NamespacedName{Namespace: string(value(ref.Namespace, gatewayv1.Namespace(a.name.Namespace))), Name: string(ref.Name)}
+	name := serviceOf(a, ref)
 	b := Backend{Service: name}
 	if kind := value(ref.Kind, "Service"); kind != "Service" || value(ref.Group, "") != "" {
 		return b, finding{string(gatewayv1.RouteReasonInvalidKind), fmt.Sprintf("%s %s: a Service is expected", kind, name)}
@@ -76,9 +77,13 @@ func (c *computation) resolve(a *attachable, ref gatewayv1.BackendObjectReferenc
 		return b, finding{}
 	}
 	if b.Addresses = endpoints(slices, sp); len(b.Addresses) == 0 {
-		b.Invalid = fmt.Sprintf("Service %s has no endpoint that is ready for port %d", name, port)
+		b.Invalid, b.Unready = fmt.Sprintf("Service %s has no endpoint that is ready for port %d", name, port), true
 	}
 	return b, finding{}
+}
+
+func serviceOf(a *attachable, ref gatewayv1.BackendObjectReference) types.NamespacedName {
+	return types.NamespacedName{Namespace: string(value(ref.Namespace, gatewayv1.Namespace(a.name.Namespace))), Name: string(ref.Name)}
 }
 
 // servicePort finds the TCP port of a Service.

@@ -100,17 +100,17 @@ func (c *computation) readPolicy(p *policy) {
 	}
 }
 
-// secure returns the backends of a route as connections from g, where TLS is
-// terminated, are to reach them.
-func (c *computation) secure(a *attachable, g *gateway) []Backend {
-	if len(c.policies) == 0 || len(a.backends) == 0 {
-		return a.backends
+// secure returns backends as connections from g, which are the agent's own, are to reach
+// them. services are those that the route names.
+func (c *computation) secure(services []types.NamespacedName, backends []Backend, g *gateway) []Backend {
+	if len(c.policies) == 0 || len(backends) == 0 {
+		return backends
 	}
-	for _, ref := range a.tls.Spec.Rules[0].BackendRefs {
+	for _, s := range services {
 		// All that concern the Service get their status, those without a part in it, too.
-		c.addAncestor(types.NamespacedName{Namespace: string(value(ref.Namespace, gatewayv1.Namespace(a.name.Namespace))), Name: string(ref.Name)}, g)
+		c.addAncestor(s, g)
 	}
-	list := slices.Clone(a.backends)
+	list := slices.Clone(backends)
 	for i := range list {
 		b := &list[i]
 		p := c.policies[target{b.Service, b.portName}]
@@ -145,7 +145,7 @@ func (c *computation) reportPolicies() {
 	group, kind := gatewayv1.Group(gatewayv1.GroupName), gatewayv1.Kind("Gateway")
 	for _, p := range c.ordered {
 		if len(p.ancestors) == 0 {
-			c.warn("BackendTLSPolicy", p.object, "no route that terminates TLS leads to its target; it does nothing")
+			c.warn("BackendTLSPolicy", p.object, "no route that terminates TLS, or of HTTP, leads to its target; it does nothing")
 			continue
 		}
 		accepted := p.accepted

@@ -10,7 +10,7 @@ import (
 )
 
 // SupportedFeatures returns the names of the Gateway API's features that hold,
-// sorted. Those of HTTPRoute are not among them: HTTP is not served.
+// sorted. HTTPRoute is not among them: much of it is not supported.
 func SupportedFeatures() []string {
 	return []string{
 		"BackendTLSPolicy",

@@ -36,7 +36,7 @@ type Input struct {
 	Classes            []*gatewayv1.GatewayClass
 	Gateways           []*gatewayv1.Gateway
 	TLSRoutes          []*gatewayv1.TLSRoute
-	HTTPRoutes         []*gatewayv1.HTTPRoute // counted, and told their status; not served
+	HTTPRoutes         []*gatewayv1.HTTPRoute
 	ReferenceGrants    []*gatewayv1.ReferenceGrant
 	BackendTLSPolicies []*gatewayv1.BackendTLSPolicy
 	Services           []*corev1.Service
@@ -60,7 +60,9 @@ type Input struct {
 type Result struct {
 	// Routes are in the order of namespace, name and first match.
 	Routes []Route
-	// Refusals are names that a listener claims and none of its routes serves:
+	// HTTP are in the order of their Gateways' precedence.
+	HTTP []HTTPListener
+	// Refusals are names that a listener for TLS claims and that are not served:
 	// they are to be refused, not left to a less specific listener.
 	Refusals []Match
 
@@ -157,6 +159,8 @@ type Backend struct {
 	Addresses []netip.AddrPort // sorted
 	// Invalid says why this backend's share of the connections is to be refused.
 	Invalid string
+	// Unready tells that there is nothing wrong but that it has no endpoint that is ready.
+	Unready bool
 	TLS     *BackendTLS // nil: plain bytes, or the client's own TLS
 
 	portName string // of the Service's port; empty if not known

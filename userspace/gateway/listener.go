@@ -50,12 +50,12 @@ func (l *listener) terminates() bool {
 
 // claims tells whether the names of l are its own, be they served or not.
 func (l *listener) claims() bool {
-	return l.gateway.servable() && l.spec.Protocol != gatewayv1.HTTPProtocolType && l.basic.ok() && l.conflict.ok()
+	return l.gateway.servable() && l.basic.ok() && l.conflict.ok()
 }
 
 // serves tells whether connections for l's names can be taken.
 func (l *listener) serves() bool {
-	return l.claims() && l.spec.Protocol == gatewayv1.TLSProtocolType && l.accepted.ok() && (l.mode == Passthrough || l.termination != nil)
+	return l.claims() && l.accepted.ok() && (!l.terminates() || l.termination != nil)
 }
 
 func (c *computation) readListener(g *gateway, spec *gatewayv1.Listener) *listener {
@@ -68,9 +68,8 @@ func (c *computation) readListener(g *gateway, spec *gatewayv1.Listener) *listen
 		l.kind = kindTLSRoute
 	case gatewayv1.HTTPProtocolType, gatewayv1.HTTPSProtocolType:
 		l.kind = kindHTTPRoute
-		c.warn("Gateway", g.object, fmt.Sprintf("listener %s: protocol %s is told its status but not served: TLS is", spec.Name, spec.Protocol))
 	default:
-		l.basic.set(string(gatewayv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %s is not supported: TLS is", spec.Protocol))
+		l.basic.set(string(gatewayv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %s is not supported: TLS, HTTPS and HTTP are", spec.Protocol))
 	}
 	if spec.Port < 1 || spec.Port > 65535 {
 		bad("port %d: 1 to 65535 expected", spec.Port)
@@ -201,19 +200,45 @@ func (l *listener) supported() []gatewayv1.RouteGroupKind {
 
 // places are the addresses on which l is, each with its port.
 func (l *listener) places() []place {
+	plain := l.spec.Protocol == gatewayv1.HTTPProtocolType
 	if len(l.gateway.addresses) == 0 {
-		return []place{{netip.Addr{}, uint16(l.spec.Port)}}
+		return []place{{netip.Addr{}, uint16(l.spec.Port), plain}}
 	}
 	var list []place
 	for _, a := range l.gateway.addresses {
-		list = append(list, place{a, uint16(l.spec.Port)})
+		list = append(list, place{a, uint16(l.spec.Port), plain})
 	}
 	return list
 }
 
 // place is an address and port; an invalid address stands for those that no
-// Gateway names for the port.
+// Gateway names for the port. The first byte tells TLS from plain HTTP.
 type place struct {
-	addr netip.Addr
-	port uint16
+	addr  netip.Addr
+	port  uint16
+	plain bool
+}
+
+// matches are l's names where they are its own.
+func (l *listener) matches(o owners) (all []Match) {
+	for _, n := range l.names {
+		if m, owned := l.match(o, n); owned {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// match is a name of l's, or within one, at the places where l has it.
+func (l *listener) match(o owners, name string) (m Match, owned bool) {
+	m = Match{Port: uint16(l.spec.Port), Name: name, Gateway: l.gateway.name, Listener: string(l.spec.Name)}
+	for _, p := range l.places() {
+		if o.of(p, name) == l {
+			owned = true
+			if p.addr.IsValid() {
+				m.Addresses = append(m.Addresses, p.addr)
+			}
+		}
+	}
+	return m, owned
 }

@@ -32,7 +32,7 @@ func (c *computation) serve() {
 	matches := map[*attachable]map[way][]Match{}
 	for _, g := range c.gateways {
 		for _, l := range g.listeners {
-			if !l.claims() || l.spec.Protocol != gatewayv1.TLSProtocolType && !c.beside(owners, l) {
+			if !l.claims() || l.spec.Protocol != gatewayv1.TLSProtocolType {
 				continue
 			}
 			for _, n := range l.names {
@@ -45,16 +45,7 @@ func (c *computation) serve() {
 				w = way{g, l.termination}
 			}
 			for name, won := range winners[l] {
-				m := Match{Port: uint16(l.spec.Port), Name: name, Gateway: g.name, Listener: string(l.spec.Name)}
-				owned := false
-				for _, p := range l.places() {
-					if owners.of(p, name) == l {
-						owned = true
-						if p.addr.IsValid() {
-							m.Addresses = append(m.Addresses, p.addr)
-						}
-					}
-				}
+				m, owned := l.match(owners, name)
 				if !owned {
 					continue
 				}
@@ -70,11 +61,12 @@ func (c *computation) serve() {
 			slices.SortFunc(list, compareMatches)
 			r := Route{Route: a.name, Matches: list, Backends: a.backends}
 			if w.gateway != nil {
-				r.Mode, r.Termination, r.Backends = Terminate, w.termination, c.secure(a, w.gateway)
+				r.Mode, r.Termination, r.Backends = Terminate, w.termination, c.secure(a.services, a.backends, w.gateway)
 			}
 			c.out.Routes = append(c.out.Routes, r)
 		}
 	}
+	c.serveHTTP(owners)
 	slices.SortFunc(c.out.Routes, func(a, b Route) int {
 		return cmp.Or(cmp.Compare(a.Route.String(), b.Route.String()), compareMatches(a.Matches[0], b.Matches[0]))
 	})
@@ -117,19 +109,6 @@ func (o owners) of(p place, name string) *listener {
 		}
 	}
 	return nil
-}
-
-// beside tells whether l, which is not served, shares a place with a listener
-// that could be taken for it.
-func (c *computation) beside(o owners, l *listener) bool {
-	return slices.ContainsFunc(l.places(), func(p place) bool {
-		for _, other := range o[p] {
-			if other.spec.Protocol == gatewayv1.TLSProtocolType {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // winners chooses among the routes of each listener: that with the most specific

@@ -103,13 +103,9 @@ func (l *listener) conditions() []metav1.Condition {
 	if !l.gateway.servable() {
 		programmed.set(string(gatewayv1.ListenerReasonPending), "the Gateway itself is not served")
 	}
-	message := "the agent is told what to serve"
-	if l.kind == kindHTTPRoute {
-		message = "accepted, but not served: HTTP is not"
-	}
 	list := []metav1.Condition{
 		accepted.condition(string(gatewayv1.ListenerConditionAccepted), generation, finding{string(gatewayv1.ListenerReasonAccepted), "valid"}),
-		programmed.condition(string(gatewayv1.ListenerConditionProgrammed), generation, finding{string(gatewayv1.ListenerReasonProgrammed), message}),
+		programmed.condition(string(gatewayv1.ListenerConditionProgrammed), generation, finding{string(gatewayv1.ListenerReasonProgrammed), "the agent is told what to serve"}),
 		l.refs.condition(string(gatewayv1.ListenerConditionResolvedRefs), generation, finding{string(gatewayv1.ListenerReasonResolvedRefs), "all references are valid"}),
 	}
 	// Of negative polarity: True is what is wrong.

@@ -165,6 +165,7 @@ var kinds = func() map[[2]string]*kind {
 		{GroupGateway, "GatewayClass"}:     class,
 		{GroupGateway, "Gateway"}:          kindOf[gatewayv1.Gateway]([]string{"v1", "v1beta1"}, validateGateway),
 		{GroupGateway, "TLSRoute"}:         route,
+		{GroupGateway, "HTTPRoute"}:        kindOf([]string{"v1", "v1beta1"}, validateHTTPRoute),
 		{GroupGateway, "ReferenceGrant"}:   kindOf[gatewayv1.ReferenceGrant]([]string{"v1", "v1beta1"}, nil),
 		{GroupGateway, "BackendTLSPolicy"}: backendTLS,
 		{"", "Service"}:                    service,

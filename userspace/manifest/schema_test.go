@@ -68,7 +68,7 @@ func TestSchemasAreTheGatewayAPIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := make(schemaSet)
-	for _, kind := range []string{"gatewayclasses", "gateways", "tlsroutes", "referencegrants", "backendtlspolicies"} {
+	for _, kind := range []string{"gatewayclasses", "gateways", "tlsroutes", "httproutes", "referencegrants", "backendtlspolicies"} {
 		data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "config/crd/experimental/gateway.networking.k8s.io_"+kind+".yaml"))
 		if err != nil {
 			t.Fatal(err)

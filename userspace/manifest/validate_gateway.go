@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"path"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -154,18 +155,51 @@ func validateTLSRoute(v *validation, o *gatewayv1.TLSRoute) {
 	}
 	names := map[gatewayv1.SectionName]bool{}
 	for i, r := range o.Spec.Rules {
-		if r.Name != nil {
-			if names[*r.Name] {
-				v.wrong(v.at("spec", "rules", i, "name"), []any{"spec", "rules", i, "name"}, "another rule has the name %q", string(*r.Name))
+		v.ruleName(names, r.Name, i)
+		for j, b := range r.BackendRefs {
+			v.servicePort(b.BackendObjectReference, "spec", "rules", i, "backendRefs", j)
+		}
+	}
+}
+
+func validateHTTPRoute(v *validation, o *gatewayv1.HTTPRoute) {
+	v.parents(o.Spec.ParentRefs)
+	for i, h := range o.Spec.Hostnames {
+		v.hostname(h, "spec", "hostnames", i)
+	}
+	names := map[gatewayv1.SectionName]bool{}
+	for i, r := range o.Spec.Rules {
+		v.ruleName(names, r.Name, i)
+		for j, m := range r.Matches {
+			if m.Path == nil || m.Path.Value == nil || value(m.Path.Type, "PathPrefix") == "RegularExpression" {
+				continue
 			}
-			names[*r.Name] = true
+			at := []any{"spec", "rules", i, "matches", j, "path", "value"}
+			if p := *m.Path.Value; !strings.HasPrefix(p, "/") || path.Clean(p) != strings.TrimSuffix(p, "/") && p != "/" {
+				v.wrong(v.at(at...), at, "expected a path that begins with / and has no //, /./ or /../, found %s", quote(p))
+			}
 		}
 		for j, b := range r.BackendRefs {
-			service := (b.Kind == nil || *b.Kind == "Service") && (b.Group == nil || *b.Group == "")
-			if at := []any{"spec", "rules", i, "backendRefs", j}; service && b.Port == nil {
-				v.wrong(v.at(at...), with(at, "port"), "a port is needed for a Service")
-			}
+			v.servicePort(b.BackendObjectReference, "spec", "rules", i, "backendRefs", j)
 		}
+	}
+}
+
+// ruleName checks that a rule's name is its own.
+func (v *validation) ruleName(names map[gatewayv1.SectionName]bool, name *gatewayv1.SectionName, i int) {
+	if name == nil {
+		return
+	}
+	if at := []any{"spec", "rules", i, "name"}; names[*name] {
+		v.wrong(v.at(at...), at, "another rule has the name %q", string(*name))
+	}
+	names[*name] = true
+}
+
+// servicePort checks that a reference to a Service has a port.
+func (v *validation) servicePort(b gatewayv1.BackendObjectReference, at ...any) {
+	if value(b.Kind, "Service") == "Service" && value(b.Group, "") == "" && b.Port == nil {
+		v.wrong(v.at(at...), with(at, "port"), "a port is needed for a Service")
 	}
 }
 

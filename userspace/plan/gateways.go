@@ -83,6 +83,9 @@ func (p *planner) gateways() {
 	for i := range result.Routes {
 		p.route(&result.Routes[i], names)
 	}
+	for i := range result.HTTP {
+		p.http(&result.HTTP[i])
+	}
 	p.refusals = result.Refusals
 	p.gatewayStatuses(result)
 }
@@ -114,16 +117,7 @@ func (p *planner) route(r *gateway.Route, names map[string]int) {
 	}
 	names[nameOf(key)]++
 	e.Pos = o.Pos
-	x := Endpoint{From: key.String(), key: key}
-	for _, m := range r.Matches {
-		for _, place := range entries(m) {
-			if first, taken := p.claims[claimsOf(&place)[0]]; taken {
-				p.Problems = append(p.Problems, p.problem(o, nil, "%s is served by endpoint %s at %s, not by this route", place, p.Config.Endpoints[first].Name, p.Config.Endpoints[first].Pos))
-				continue
-			}
-			x.Places = append(x.Places, place)
-		}
-	}
+	x := Endpoint{From: key.String(), key: key, Places: p.free(o, "route", r.Matches)}
 	if len(x.Places) == 0 {
 		return
 	}
@@ -139,6 +133,62 @@ func (p *planner) route(r *gateway.Route, names map[string]int) {
 	}
 	if len(e.Upstream.All) == 0 {
 		e.Upstream.All = []config.Target{{Host: "none", Port: 1, Weight: 1, URL: "none", Refuse: "the route has no backend"}}
+	}
+	e.Finish()
+	if err := p.add(o, e, x); err != nil {
+		p.Problems = append(p.Problems, err)
+	}
+}
+
+// free are the places of matches that no endpoint of the agent's file has.
+func (p *planner) free(o *manifest.Object, what string, matches []gateway.Match) (all []route.Entry) {
+	for _, m := range matches {
+		for _, place := range entries(m) {
+			if first, taken := p.claims[claimsOf(&place)[0]]; taken {
+				p.Problems = append(p.Problems, p.problem(o, nil, "%s is served by endpoint %s at %s, not by this %s", place, p.Config.Endpoints[first].Name, p.Config.Endpoints[first].Pos, what))
+				continue
+			}
+			all = append(all, place)
+		}
+	}
+	return all
+}
+
+// http adds what a listener for HTTP comes to.
+func (p *planner) http(l *gateway.HTTPListener) {
+	key := manifest.Key{Group: manifest.GroupGateway, Kind: "Gateway", Namespace: l.Gateway.Namespace, Name: l.Gateway.Name}
+	o := p.byKey[key]
+	e := config.NewEndpoint()
+	e.Name = nameOf(key) + "/" + l.Name
+	e.Pos = o.Pos
+	x := Endpoint{From: key.String(), key: key, HTTP: &HTTP{}}
+	scheme := "http"
+	if l.Termination == nil {
+		for _, m := range l.Matches {
+			x.HTTP.Plain = append(x.HTTP.Plain, entries(m)...)
+		}
+	} else {
+		scheme = "https"
+		if x.Places = p.free(o, "listener", l.Matches); len(x.Places) == 0 {
+			return
+		}
+		e.TLSTermination = terminationOf(l.Termination, o.Pos)
+		e.TLSTermination.ALPN = []string{"h2", "http/1.1"}
+	}
+	e.ServerName, e.Port = l.Matches[0].Name, l.Matches[0].Port
+	x.URL = scheme + "://" + net.JoinHostPort(e.ServerName, strconv.Itoa(int(e.Port)))
+	e.URL = x.URL
+	for i := range l.Rules {
+		r := &l.Rules[i]
+		rule := HTTPRule{
+			From:     manifest.Key{Group: manifest.GroupGateway, Kind: "HTTPRoute", Namespace: r.Route.Namespace, Name: r.Route.Name}.String(),
+			Hostname: r.Hostname, Path: r.Path, Exact: r.Exact,
+		}
+		for _, b := range r.Backends {
+			rule.Targets = append(rule.Targets, p.backend(&b, true, o.Pos)...)
+		}
+		x.HTTP.Rules = append(x.HTTP.Rules, rule)
+		e.Upstream.All = append(e.Upstream.All, rule.Targets...)
 	}
 	e.Finish()
 	if err := p.add(o, e, x); err != nil {
@@ -204,7 +254,7 @@ const addressShare = 1000
 
 // backend is what a backendRef comes to.
 func (p *planner) backend(b *gateway.Backend, terminated bool, at config.Position) []config.Target {
-	t := config.Target{Host: b.Host, Port: b.Port, Weight: int(b.Weight) * addressShare, Refuse: b.Invalid}
+	t := config.Target{Host: b.Host, Port: b.Port, Weight: int(b.Weight) * addressShare, Refuse: b.Invalid, Unready: b.Unready}
 	if t.Host == "" {
 		t.Host = b.Service.Name + "." + b.Service.Namespace
 	}

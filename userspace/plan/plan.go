@@ -43,6 +43,23 @@ type Plan struct {
 	inner    map[claim]int                     // the endpoint that has an internal place
 }
 
+// HTTP is what becomes of requests. The endpoint's upstream has all targets of all rules.
+type HTTP struct {
+	// Plain are the hosts, where HTTP is without TLS. The endpoint's Places are then empty.
+	// The entries' Endpoint is not set.
+	Plain []route.Entry
+	// Rules are in the order of precedence.
+	Rules []HTTPRule
+}
+
+// HTTPRule takes requests as gateway.HTTPRule says.
+type HTTPRule struct {
+	From           string // the object that it is of
+	Hostname, Path string
+	Exact          bool
+	Targets        []config.Target
+}
+
 // Endpoint is what the agent's file cannot say of one.
 type Endpoint struct {
 	// From is the object that it is of; empty: the agent's file.
@@ -52,6 +69,8 @@ type Endpoint struct {
 	// The entries' Endpoint is not set.
 	Places, Internal []route.Entry
 	Policy           *policy.Policy
+	// HTTP is what requests come to on its connections; nil: they are no business of ours.
+	HTTP *HTTP
 	// Peers are the indices of all endpoints that share its places; nil: it has them
 	// alone. The first of them stands for all.
 	Peers   []int

@@ -194,11 +194,11 @@ func TestPooling(t *testing.T) {
 		agent("a", `{url: "tls://a.test", upstream: {url: "tcp://b:1"}}`)+agent("b", `{url: "tls://a.test", upstream: {url: "tcp://b:2"}}`)+
 		cloud("c", `{url: "tls://a.test", poolingEnabled: true, trafficPolicy: `+denies+`}`), Options{})
 	expect(t, "peers", []string{"[0 1 2]", "[]", "[]"}, []string{fmt.Sprint(p.Endpoints[0].Peers), fmt.Sprint(p.Endpoints[1].Peers), fmt.Sprint(p.Endpoints[2].Peers)})
-	outer, _, err := p.Tables()
+	tables, err := p.Tables()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, ok := outer.Lookup(netip.Addr{}, 443, "a.test", nil); !ok || m.Endpoint != 0 {
+	if m, ok := tables.Outer.Lookup(netip.Addr{}, 443, "a.test", nil); !ok || m.Endpoint != 0 {
 		t.Errorf("match %+v, %t", m, ok)
 	}
 }
@@ -357,11 +357,11 @@ spec: {parentRefs: [{name: g}], hostnames: [a.test, b.test], rules: [{backendRef
 	if !strings.Contains(p.Problems.Error(), "TLSRoute default/r: a.test:443 is served by endpoint agentendpoint/default/a at m.yaml:13:1, not by this route") {
 		t.Errorf("problems %v", p.Problems)
 	}
-	outer, _, err := p.Tables()
+	tables, err := p.Tables()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, ok := outer.Lookup(netip.Addr{}, 443, "c.test", nil); !ok || m.Endpoint != route.Refuse {
+	if m, ok := tables.Outer.Lookup(netip.Addr{}, 443, "c.test", nil); !ok || m.Endpoint != route.Refuse {
 		t.Errorf("a name of the listener that no route has: %+v, %t", m, ok)
 	}
 	refused := p.Config.Endpoints[1].Upstream.All[1]
@@ -427,7 +427,7 @@ func BenchmarkMake10000(b *testing.B) {
 		if len(p.Endpoints) != 10_000 || len(p.Problems) > 0 {
 			b.Fatal(p.Problems)
 		}
-		if _, _, err := p.Tables(); err != nil {
+		if _, err := p.Tables(); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -449,7 +449,7 @@ func FuzzMake(f *testing.F) {
 			t.Fatal(err)
 		}
 		p := Make(cfg, manifest.Parse("m.yaml", data), Options{})
-		if _, _, err := p.Tables(); err != nil {
+		if _, err := p.Tables(); err != nil {
 			t.Fatal(err)
 		}
 		for i := range p.Config.Endpoints {

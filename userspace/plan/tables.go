@@ -7,10 +7,17 @@ import (
 	"github.com/spliceway/spliceway/userspace/route"
 )
 
-// Tables are the route table of connections, and that of policies' forwards; their matches
-// are indices into Endpoints. Of pooled endpoints it is the first.
-func (p *Plan) Tables() (outer, inner *route.Table, err error) {
-	var places, internal []route.Entry
+// Tables are what decides where connections and requests go. Their matches are indices into
+// Endpoints, of pooled ones the first.
+type Tables struct {
+	Outer *route.Table // of connections
+	Inner *route.Table // of policies' forwards
+	Plain *route.Table // of requests of HTTP without TLS, by host
+}
+
+// Tables builds them.
+func (p *Plan) Tables() (t Tables, err error) {
+	var places, internal, plain []route.Entry
 	hidden := make(map[int]bool)
 	for i := range p.Endpoints {
 		for _, peer := range p.Endpoints[i].Peers {
@@ -29,13 +36,23 @@ func (p *Plan) Tables() (outer, inner *route.Table, err error) {
 			e.Endpoint = i
 			internal = append(internal, e)
 		}
+		if h := p.Endpoints[i].HTTP; h != nil {
+			for _, e := range h.Plain {
+				e.Endpoint = i
+				plain = append(plain, e)
+			}
+		}
 	}
 	places = append(places, p.refused(places)...)
-	if outer, err = route.Build(places); err != nil {
-		return nil, nil, err
+	for _, table := range []struct {
+		to      **route.Table
+		entries []route.Entry
+	}{{&t.Outer, places}, {&t.Inner, internal}, {&t.Plain, plain}} {
+		if *table.to, err = route.Build(table.entries); err != nil {
+			return Tables{}, err
+		}
 	}
-	inner, err = route.Build(internal)
-	return outer, inner, err
+	return t, nil
 }
 
 // ForwardTo is the index of the endpoint that a forward-internal's URL stands for, the first

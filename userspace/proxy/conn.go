@@ -40,6 +40,7 @@ type conn struct {
 	// target is whose upstream the connection goes to: the endpoint itself, or the one
 	// that its policy forwards to.
 	target *Endpoint
+	place  netip.AddrPort // by which its endpoint was found
 	facts  policy.Connection // what policies see
 
 	until time.Time // when the hello must be whole; zero before the first look
@@ -79,6 +80,8 @@ func (c *conn) serve() {
 	case outcome != telemetry.OutcomeRouted:
 		c.refuse(outcome)
 		c.end(c.rec, outcome)
+	case c.endpoint.HTTP:
+		c.requests()
 	case c.tls != nil:
 		c.relay()
 	default:
@@ -118,28 +121,18 @@ func (c *conn) overLimit(l telemetry.Limit) telemetry.Outcome {
 // route finds the endpoint. read is how reading the hello ended: Routed or NotTLS.
 func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Outcome {
 	outcome, fallback := read, c.snap.Fallback.NotTLS
+	switch {
+	case read != telemetry.OutcomeRouted:
+		c.routePlain()
+	case h.HasSNI:
+		outcome, fallback = telemetry.OutcomeUnknownName, c.snap.Fallback.UnknownName
+	default:
+		outcome, fallback = telemetry.OutcomeNoSNI, c.snap.Fallback.NoSNI
+	}
 	if read == telemetry.OutcomeRouted {
 		c.rec.SNI, c.rec.ALPN, c.rec.JA4, c.rec.ECH = h.ServerName, h.ALPN, h.JA4, h.ECH
-		outcome, fallback = telemetry.OutcomeNoSNI, c.snap.Fallback.NoSNI
-		if h.HasSNI {
-			outcome, fallback = telemetry.OutcomeUnknownName, c.snap.Fallback.UnknownName
-			// A PROXY header's address and port are what the client dialled; those
-			// here are what the configuration names.
-			at := c.to.Addr()
-			if !c.snap.Table.Owns(at, c.to.Port()) {
-				at = c.rec.Listener.Addr()
-			}
-			m, ok := c.snap.Table.Lookup(at, c.to.Port(), h.ServerName, h.ALPN)
-			if !ok && c.to.Port() != c.rec.Listener.Port() {
-				m, ok = c.snap.Table.Lookup(c.rec.Listener.Addr(), c.rec.Listener.Port(), h.ServerName, h.ALPN)
-			}
-			if ok && m.Endpoint == route.Refuse {
-				c.rec.Match = strings.Clone(m.Pattern)
-				return outcome
-			}
-			if ok {
-				c.endpoint, c.rec.Match = c.snap.Endpoints[m.Endpoint], strings.Clone(m.Pattern) // a part of the table's names
-			}
+		if refused := c.routeTLS(h); refused {
+			return outcome
 		}
 	}
 	if c.endpoint == nil {
@@ -160,6 +153,59 @@ func (c *conn) route(h *clienthello.Hello, read telemetry.Outcome) telemetry.Out
 	return telemetry.OutcomeRouted
 }
 
+// places are where the connection came to, in the order of looking for an endpoint: a PROXY
+// header's address and port are what the client dialled; those here are what the
+// configuration names.
+func (c *conn) places(owned func(netip.Addr, uint16) bool) (all [2]netip.AddrPort, n int) {
+	at := c.to.Addr()
+	if !owned(at, c.to.Port()) {
+		at = c.rec.Listener.Addr()
+	}
+	all, n = [2]netip.AddrPort{netip.AddrPortFrom(at, c.to.Port()), c.rec.Listener}, 2
+	if c.to.Port() == c.rec.Listener.Port() {
+		n = 1
+	}
+	return all, n
+}
+
+// routeTLS finds the endpoint of a hello, if there is one. true: its name is to be refused.
+func (c *conn) routeTLS(h *clienthello.Hello) (refused bool) {
+	places, n := c.places(c.snap.Table.Owns)
+	for _, at := range places[:n] {
+		var m route.Match
+		var ok bool
+		if h.HasSNI {
+			m, ok = c.snap.Table.Lookup(at.Addr(), at.Port(), h.ServerName, h.ALPN)
+		} else if m, ok = c.snap.Table.LookupAny(at.Addr(), at.Port()); ok && (m.Endpoint == route.Refuse || !c.snap.Endpoints[m.Endpoint].HTTP) {
+			return false // whoever asks for nobody is nobody's, but HTTP has names of its own
+		}
+		if !ok {
+			continue
+		}
+		c.rec.Match = strings.Clone(m.Pattern) // a part of the table's names
+		if m.Endpoint == route.Refuse {
+			return true
+		}
+		c.endpoint, c.place = c.snap.Endpoints[m.Endpoint], at
+		return false
+	}
+	return false
+}
+
+// routePlain finds the endpoint of a connection that does not begin with TLS, if there is one.
+func (c *conn) routePlain() {
+	owned := func(a netip.Addr, port uint16) bool { return c.snap.Plain[netip.AddrPortFrom(a, port)] != nil }
+	places, n := c.places(owned)
+	for _, at := range places[:n] {
+		for _, a := range []netip.Addr{at.Addr(), {}} {
+			if e := c.snap.Plain[netip.AddrPortFrom(a, at.Port())]; e != nil {
+				c.endpoint, c.place, c.rec.Match = e, at, "*"
+				return
+			}
+		}
+	}
+}
+
 // deliver goes to e's upstream, by TLS if it says so and nothing has done it before.
 func (c *conn) deliver(e *Endpoint) telemetry.Outcome {
 	c.target = e
@@ -167,6 +213,9 @@ func (c *conn) deliver(e *Endpoint) telemetry.Outcome {
 		if outcome := c.handshake(e.Termination); outcome != telemetry.OutcomeRouted {
 			return outcome
 		}
+	}
+	if e.HTTP {
+		return telemetry.OutcomeRouted
 	}
 	return c.dial()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/clienthello"
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/telemetry"
+	"github.com/spliceway/spliceway/userspace/web"
 )
 
 // Options of a Server.
@@ -26,6 +27,7 @@ type Options struct {
 	Metrics *telemetry.Metrics   // required
 	Access  *telemetry.AccessLog // nil: no access log
 	Logger  *slog.Logger         // required; for what concerns no single connection
+	Web     *web.Server          // serves HTTP; nil: no endpoint is of HTTP
 }
 
 // Server serves connections from any number of listeners by its Snapshot.
@@ -33,6 +35,7 @@ type Server struct {
 	metrics *telemetry.Metrics
 	access  *telemetry.AccessLog
 	logger  *slog.Logger
+	web     *web.Server
 
 	snapshot  atomic.Pointer[Snapshot]
 	perClient clients
@@ -52,7 +55,7 @@ type Server struct {
 // NewServer returns a server that serves by snap.
 func NewServer(snap *Snapshot, opts Options) *Server {
 	s := &Server{
-		metrics: opts.Metrics, access: opts.Access, logger: opts.Logger,
+		metrics: opts.Metrics, access: opts.Access, logger: opts.Logger, web: opts.Web,
 		parsers:  sync.Pool{New: func() any { return new(clienthello.Parser) }},
 		idPrefix: newIDPrefix(),
 		empty:    make(chan struct{}, 1),

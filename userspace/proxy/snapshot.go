@@ -23,6 +23,9 @@ type Snapshot struct {
 	// Internal are the endpoints that connections are forwarded to by policies, by port
 	// and name; nil: there are none. Its matches are indices into Endpoints, too.
 	Internal *route.Table
+	// Plain are the endpoints of HTTP without TLS, by the address and port that a connection
+	// came to; without an address for all that have none of their own.
+	Plain map[netip.AddrPort]*Endpoint
 	// Forwards are those that policies name by a URL which is the same for every
 	// connection; the others are looked for in Internal.
 	Forwards map[string]*Endpoint
@@ -58,6 +61,8 @@ type Endpoint struct {
 	// Policy decides about each connection before anything else is done with it; nil:
 	// there is nothing to decide.
 	Policy *Policy
+	// HTTP tells that its connections' requests are served one by one (Options.Web).
+	HTTP bool
 	// Pool is where connections go; nil: nowhere but by Policy.
 	Pool *upstream.Pool
 	// Engine is for flows that pass through.

@@ -49,6 +49,17 @@ func (t *Table) Lookup(address netip.Addr, port uint16, name string, alpn []stri
 	return Match{}, false
 }
 
+// LookupAny finds the entry for a connection whose client names no server: that with the
+// name "*" and no protocols.
+func (t *Table) LookupAny(address netip.Addr, port uint16) (Match, bool) {
+	if n := t.at(address, port); n != nil {
+		if endpoint, protocol, ok := t.pick(n.any, nil); ok {
+			return Match{Endpoint: endpoint, Pattern: anyName, Kind: Any, ALPN: protocol}, true
+		}
+	}
+	return Match{}, false
+}
+
 func (t *Table) at(address netip.Addr, port uint16) *names {
 	if t.owners {
 		if n := t.places[place{address.Unmap(), port}]; n != nil {

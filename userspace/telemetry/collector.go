@@ -3,6 +3,7 @@
 package telemetry
 
 import (
+	"strconv"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +16,7 @@ type endpointsCollector struct {
 
 	active, ended, bytes             *prometheus.Desc
 	dialFailures                     *prometheus.Desc
-	handshakes, resumed              *prometheus.Desc
+	handshakes, resumed, requests    *prometheus.Desc
 	down, ejections, checks, lookups *prometheus.Desc
 }
 
@@ -32,6 +33,7 @@ func newEndpointsCollector(m *Metrics) *endpointsCollector {
 		dialFailures: desc("dial_failures_total", "Failed connects and first look-ups of an endpoint's targets, by reason.", "reason"),
 		handshakes:   desc("tls_handshakes_total", "TLS handshakes of an endpoint that terminates TLS, with clients and with upstreams, by result: ok, or why they failed.", "side", "result"),
 		resumed:      desc("tls_resumed_total", "Of the handshakes with clients, those that resumed a session."),
+		requests:     desc("http_requests_total", "Requests of HTTP at a Gateway's listener, by the class of their answer's status (2xx to 5xx), or none if there was no answer.", "status"),
 		down:         desc("upstream_addresses_down", "Addresses of a target that are out: unhealthy, or ejected.", "target"),
 		ejections:    desc("upstream_ejections_total", "Addresses of a target taken out because connects failed.", "target"),
 		checks:       desc("upstream_checks_total", "Active health checks of a target's addresses, by result (ok, failed).", "target", "result"),
@@ -41,7 +43,7 @@ func newEndpointsCollector(m *Metrics) *endpointsCollector {
 
 // Describe is prometheus.Collector's.
 func (c *endpointsCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.active, c.ended, c.bytes, c.dialFailures, c.handshakes, c.resumed, c.down, c.ejections, c.checks, c.lookups} {
+	for _, d := range []*prometheus.Desc{c.active, c.ended, c.bytes, c.dialFailures, c.handshakes, c.resumed, c.requests, c.down, c.ejections, c.checks, c.lookups} {
 		ch <- d
 	}
 }
@@ -95,6 +97,13 @@ func (c *endpointsCollector) endpoint(out []prometheus.Metric, e *EndpointMetric
 		counter(c.handshakes, n, k.side.String(), result)
 	}
 	counter(c.resumed, e.resumed)
+	for class, n := range e.requests {
+		status := "none"
+		if class > 0 {
+			status = strconv.Itoa(class) + "xx"
+		}
+		counter(c.requests, n, status)
+	}
 	for name, t := range e.targets {
 		if t.changed {
 			add(prometheus.GaugeValue, c.down, float64(t.down), name)

@@ -27,6 +27,7 @@ type EndpointMetrics struct {
 	dialFailures map[string]uint64 // by reason
 	handshakes   map[handshake]uint64
 	resumed      uint64
+	requests     [6]uint64 // by the first digit of the status; 0: there was no answer
 	targets      map[string]*targetCounts
 }
 
@@ -128,6 +129,15 @@ func (e *EndpointMetrics) Handshake(with Side, f HandshakeFailure, resumed bool,
 	e.handshakes[handshake{with, f}]++
 	if resumed && with == SideClient {
 		e.resumed++
+	}
+}
+
+// Request counts a request of HTTP that was answered with a status; 0: it was not.
+func (e *EndpointMetrics) Request(status int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if class := status / 100; class < len(e.requests) {
+		e.requests[class]++
 	}
 }
 

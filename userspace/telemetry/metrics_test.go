@@ -37,6 +37,8 @@ func used() *Metrics {
 	e.Checked("h:1", netip.AddrPort{}, true)
 	e.Resolved("h:1", false)
 	e.Handshake(SideClient, HandshakeNone, true, time.Millisecond)
+	e.Request(200)
+	e.Request(0)
 	m.CertificatesExpire([]CertificateExpiry{{Endpoint: "a", Certificate: "a.crt", Serial: "1", NotAfter: time.Unix(1, 0)}})
 	m.CountPackets(func() (map[string]uint64, error) { return map[string]uint64{"translated": 1}, nil })
 	return m

@@ -28,6 +28,7 @@ var ErrTruncated = errors.New("closed without close_notify")
 type Conn struct {
 	tls  *tls.Conn
 	sock *sock.Conn      // nil once detached
+	net  net.Conn        // what Over was given
 	ctx  context.Context // of the handshake
 	fd   int
 	// pending is what the socket did not take: records, whole or their rest.
@@ -66,6 +67,13 @@ func (c *Conn) Handshake(ctx context.Context) error {
 
 // State is what was negotiated.
 func (c *Conn) State() tls.ConnectionState { return c.tls.ConnectionState() }
+
+// Over ends the bare part: TLS goes on as a net.Conn over n, to which the caller has given
+// the socket. c's other methods are over, but State.
+func (c *Conn) Over(n net.Conn) net.Conn {
+	c.sock, c.net = nil, n
+	return c.tls
+}
 
 // Detach ends the blocking part: the caller has given the socket's descriptor away to
 // whoever calls the methods below, and tells which it is.
@@ -153,6 +161,9 @@ var errNothing error = nothing{}
 
 // Read reads what has arrived. During the handshake it waits for it.
 func (w *wire) Read(b []byte) (int, error) {
+	if w.net != nil {
+		return w.net.Read(b)
+	}
 	for {
 		n, err := w.recv(b)
 		switch {
@@ -197,6 +208,9 @@ func waitError(err error) error {
 // Write sends b, or keeps what the socket does not take. During the handshake it
 // waits instead.
 func (w *wire) Write(b []byte) (int, error) {
+	if w.net != nil {
+		return w.net.Write(b)
+	}
 	if w.ctx != nil {
 		if err := w.sock.Write(w.ctx, b); err != nil {
 			return 0, waitError(err)
@@ -223,12 +237,47 @@ func (w *wire) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The rest of net.Conn is for others than crypto/tls: descriptors are closed by their
-// owner, and deadlines are contexts here.
+// The rest of net.Conn is for others than crypto/tls. Before Over, descriptors are closed by
+// their owner, and deadlines are contexts.
 
-func (w *wire) Close() error                     { return nil }
-func (w *wire) LocalAddr() net.Addr              { return nil }
-func (w *wire) RemoteAddr() net.Addr             { return nil }
-func (w *wire) SetDeadline(time.Time) error      { return nil }
-func (w *wire) SetReadDeadline(time.Time) error  { return nil }
-func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+func (w *wire) Close() error {
+	if w.net != nil {
+		return w.net.Close()
+	}
+	return nil
+}
+
+func (w *wire) LocalAddr() net.Addr {
+	if w.net != nil {
+		return w.net.LocalAddr()
+	}
+	return nil
+}
+
+func (w *wire) RemoteAddr() net.Addr {
+	if w.net != nil {
+		return w.net.RemoteAddr()
+	}
+	return nil
+}
+
+func (w *wire) SetDeadline(t time.Time) error {
+	if w.net != nil {
+		return w.net.SetDeadline(t)
+	}
+	return nil
+}
+
+func (w *wire) SetReadDeadline(t time.Time) error {
+	if w.net != nil {
+		return w.net.SetReadDeadline(t)
+	}
+	return nil
+}
+
+func (w *wire) SetWriteDeadline(t time.Time) error {
+	if w.net != nil {
+		return w.net.SetWriteDeadline(t)
+	}
+	return nil
+}

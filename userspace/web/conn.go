@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package web
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// queue is connections for http.Server, as a listener.
+type queue struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+// Accept is net.Listener's.
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (q *queue) close() { q.once.Do(func() { close(q.closed) }) }
+
+// Close is net.Listener's.
+func (q *queue) Close() error {
+	q.close()
+	return nil
+}
+
+// Addr is net.Listener's.
+func (q *queue) Addr() net.Addr { return &net.TCPAddr{} }
+
+// Told is what a Conn's net.Conn may be, to hear why Close follows.
+type Told interface {
+	IdleTimeout() // nothing moved for Table.Idle
+	Drained()     // Server.Close
+}
+
+// idler is a connection that is closed when nothing moves on it for too long: http.Server
+// looks after headers, and not after bodies, whose senders and readers may stop.
+type idler struct {
+	net.Conn
+	conn  *Conn
+	s     *Server
+	idle  time.Duration
+	timer *time.Timer // nil: it may be idle for ever
+	once  sync.Once
+}
+
+func newIdler(s *Server, c *Conn, idle time.Duration) *idler {
+	i := &idler{Conn: c.Conn, conn: c, s: s, idle: idle}
+	s.mu.Lock()
+	s.open[i] = struct{}{}
+	s.mu.Unlock()
+	if idle > 0 {
+		i.timer = time.AfterFunc(idle, func() {
+			if told, ok := c.Conn.(Told); ok {
+				told.IdleTimeout()
+			}
+			_ = i.Close()
+		})
+	}
+	return i
+}
+
+func (i *idler) moved(n int) {
+	if n > 0 && i.timer != nil && i.timer.Stop() {
+		i.timer.Reset(i.idle)
+	}
+}
+
+// Read is net.Conn's.
+func (i *idler) Read(b []byte) (int, error) {
+	n, err := i.Conn.Read(b)
+	i.moved(n)
+	return n, err
+}
+
+// Write is net.Conn's.
+func (i *idler) Write(b []byte) (int, error) {
+	n, err := i.Conn.Write(b)
+	i.moved(n)
+	return n, err
+}
+
+// RemoteAddr is the client's, whoever sent the PROXY header.
+func (i *idler) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(i.conn.Client) }
+
+// Close is net.Conn's.
+func (i *idler) Close() (err error) {
+	i.once.Do(func() {
+		if i.timer != nil {
+			i.timer.Stop()
+		}
+		i.s.mu.Lock()
+		delete(i.s.open, i)
+		i.s.mu.Unlock()
+		err = i.Conn.Close()
+	})
+	return err
+}
