@@ -136,13 +136,19 @@ func says(message string) func(string) bool {
 	return func(l string) bool { return strings.Contains(l, `"msg":"`+message+`"`) }
 }
 
-// line waits for the access line for which match is true; numbers are float64.
+// line waits for the access line of a connection for which match is true; numbers are
+// float64.
 func (r *run) line(match func(map[string]any) bool) map[string]any {
+	r.t.Helper()
+	return r.lineAbout("connection", match)
+}
+
+func (r *run) lineAbout(message string, match func(map[string]any) bool) map[string]any {
 	r.t.Helper()
 	var found map[string]any
 	_, err := r.WaitLine(short(r.t), func(l string) bool {
 		var m map[string]any
-		if json.Unmarshal([]byte(l), &m) != nil || m["msg"] != "connection" || !match(m) {
+		if json.Unmarshal([]byte(l), &m) != nil || m["msg"] != message || !match(m) {
 			return false
 		}
 		found = m
