@@ -43,7 +43,7 @@ type routeLine struct {
 	URL      string   `json:"url"`
 	ALPN     []string `json:"alpn,omitempty"`
 	Endpoint string   `json:"endpoint"`
-	TLS      string   `json:"tls"` // passthrough or terminate
+	TLS      string   `json:"tls"` // passthrough, terminate, by policy, or none
 	Policy   bool     `json:"policy,omitempty"`
 	Targets  []string `json:"targets"`
 	Source   string   `json:"source"`
@@ -52,10 +52,19 @@ type routeLine struct {
 
 // linesOf are an endpoint's, one for each of its URLs.
 func linesOf(p *plan.Plan, i int) (lines []routeLine) {
-	for _, places := range [][]route.Entry{p.Endpoints[i].Places, p.Endpoints[i].Internal} {
-		for _, at := range places {
+	x := &p.Endpoints[i]
+	type places struct {
+		scheme  string
+		entries []route.Entry
+	}
+	all := []places{{"tls", x.Places}, {"tls", x.Internal}}
+	if x.HTTP != nil {
+		all = []places{{"https", x.Places}, {"http", x.HTTP.Plain}}
+	}
+	for _, of := range all {
+		for _, at := range of.entries {
 			l := lineOf(p, i)
-			l.URL = fmt.Sprintf("tls://%s:%d", at.Name, at.Port)
+			l.URL = fmt.Sprintf("%s://%s:%d", of.scheme, at.Name, at.Port)
 			if at.Address.IsValid() {
 				l.URL += " at " + at.Address.String()
 			}
@@ -77,24 +86,48 @@ func lineOf(p *plan.Plan, i int) routeLine {
 			l.TLS = "by policy"
 		}
 	}
+	if h := p.Endpoints[i].HTTP; h != nil {
+		l.URL = p.Endpoints[i].URL
+		if e.TLSTermination == nil {
+			l.TLS = "none"
+		}
+		for _, r := range h.Rules {
+			path := r.Path
+			if !r.Exact {
+				path += "/*"
+			}
+			targets := targetsOf(r.Targets, true)
+			if len(targets) == 0 {
+				targets = []string{"refused, the rule has no backend"}
+			}
+			l.Targets = append(l.Targets, r.Hostname+path+" -> "+strings.Join(targets, ", "))
+		}
+		return l
+	}
+	l.Targets = targetsOf(e.Upstream.All, l.Object != "")
+	return l
+}
+
+// targetsOf are targets with their weights: in shares if they are of an object.
+func targetsOf(all []config.Target, shares bool) (list []string) {
 	total := 0
-	for _, t := range e.Upstream.All {
+	for _, t := range all {
 		total += t.Weight
 	}
-	for _, t := range e.Upstream.All {
+	for _, t := range all {
 		target := t.URL
 		switch {
-		case l.Object != "" && total > 0 && len(e.Upstream.All) > 1:
+		case shares && total > 0 && len(all) > 1:
 			target += fmt.Sprintf(" (%.3g %%)", 100*float64(t.Weight)/float64(total))
-		case l.Object == "" && t.Weight != 1:
+		case !shares && t.Weight != 1:
 			target += fmt.Sprintf(" (weight %d)", t.Weight)
 		}
 		if t.Refuse != "" {
 			target += ": refused, " + t.Refuse
 		}
-		l.Targets = append(l.Targets, target)
+		list = append(list, target)
 	}
-	return l
+	return list
 }
 
 // Run is the command.

@@ -99,14 +99,19 @@ func lines(r *Result) []string {
 		for _, m := range o.Matches {
 			line += fmt.Sprintf(" %s", match(m))
 		}
-		for _, b := range o.Backends {
-			line += fmt.Sprintf(" -> %d*%s%v", b.Weight, b.Host, b.Addresses)
-			if b.Invalid != "" {
-				line += "INVALID"
+		list = append(list, line+backends(o.Backends))
+	}
+	for _, h := range r.HTTP {
+		line := fmt.Sprintf("serve %s/%s HTTP secure=%t", h.Gateway.Name, h.Name, h.Termination != nil)
+		for _, m := range h.Matches {
+			line += " " + match(m)
+		}
+		for _, r := range h.Rules {
+			line += fmt.Sprintf(" %s:%s%s", r.Route.Name, r.Hostname, r.Path)
+			if r.Exact {
+				line += "!"
 			}
-			if b.TLS != nil {
-				line += "TLS:" + b.TLS.ServerName
-			}
+			line += backends(r.Backends)
 		}
 		list = append(list, line)
 	}
@@ -159,6 +164,19 @@ func lines(r *Result) []string {
 		list = append(list, "warning "+w.Kind+" "+w.Name+": "+w.Text)
 	}
 	return list
+}
+
+func backends(all []Backend) (line string) {
+	for _, b := range all {
+		line += fmt.Sprintf(" -> %d*%s%v", b.Weight, b.Host, b.Addresses)
+		if b.Invalid != "" {
+			line += "INVALID"
+		}
+		if b.TLS != nil {
+			line += "TLS:" + b.TLS.ServerName
+		}
+	}
+	return line
 }
 
 func match(m Match) string { return fmt.Sprintf("%v:%d:%s", m.Addresses, m.Port, m.Name) }

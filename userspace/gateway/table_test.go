@@ -71,6 +71,12 @@ func TestCompute(t *testing.T) {
 	grant := func(from, to string) string {
 		return fmt.Sprintf("kind: ReferenceGrant\nmetadata: {name: rg, namespace: other}\nspec: {from: [{group: gateway.networking.k8s.io, kind: %s, namespace: default}], to: [{group: '', kind: %s}]}", from, to)
 	}
+	web := func(name, parent, hostnames, rules string) string {
+		return fmt.Sprintf("kind: HTTPRoute\nmetadata: {name: %s}\nspec: {parentRefs: [%s], hostnames: [%s], rules: [%s]}", name, parent, hostnames, rules)
+	}
+	const http, https = "{name: l, port: 80, protocol: HTTP}", "{name: l, port: 443, hostname: '*.test', protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}"
+	const all = "{backendRefs: [{name: s, port: 1}]}"
+	unsupported := []string{"serve g/l HTTP secure=false []:80:*", "route h at g Accepted=False/UnsupportedValue", "listener g/l [HTTPRoute] attached 0"}
 	keys, keysOfOther := objectsWithKeys(t, "default"), objectsWithKeys(t, "other")
 	for _, tt := range []struct {
 		name, objects string
@@ -100,9 +106,34 @@ func TestCompute(t *testing.T) {
 		{"no such port", docs(gw("g", listener), route("r", "{name: g, port: 1}", "a.test", "{name: s, port: 1}")),
 			[]string{"refuse []:443:*.test", "route r at g Accepted=False/NoMatchingParent"}},
 		{"an HTTP listener takes no TLSRoute", docs(gw("g", "{name: l, port: 80, protocol: HTTP}"), plain),
-			[]string{"route r at g Accepted=False/NotAllowedByListeners", "listener g/l [HTTPRoute] attached 0", "listener g/l Programmed=True/Programmed"}},
-		{"an HTTPRoute is counted", docs(gw("g", "{name: l, port: 80, protocol: HTTP}"), "kind: HTTPRoute\nmetadata: {name: h}\nspec: {parentRefs: [{name: g}]}"),
-			[]string{"route h at g Accepted=True/Accepted", "listener g/l [HTTPRoute] attached 1"}},
+			[]string{"serve g/l HTTP secure=false []:80:*", "route r at g Accepted=False/NotAllowedByListeners", "listener g/l [HTTPRoute] attached 0", "listener g/l Programmed=True/Programmed"}},
+		{"an HTTPRoute without rules", docs(gw("g", http), web("h", "{name: g}", "", "")),
+			[]string{"serve g/l HTTP secure=false []:80:*", "route h at g Accepted=True/Accepted", "listener g/l [HTTPRoute] attached 1"}},
+		{"HTTP in its order", docs(gw("g", http), web("h", "{name: g}", "'*.test', a.test", "{backendRefs: [{name: s, port: 1}]}, {matches: [{path: {value: /x/}}, {path: {type: Exact, value: /y}}, {path: {value: /x/z}}]}"),
+			web("i", "{name: g}", "a.test", "{backendRefs: [{name: t, port: 1}]}")),
+			[]string{"serve g/l HTTP secure=false []:80:* h:a.test/y! h:a.test/x/z h:a.test/x h:a.test -> 1*s.default[] h:*.test/y! h:*.test/x/z h:*.test/x h:*.test -> 1*s.default[]"}},
+		{"names of HTTP", docs(gw("g", "{name: l, port: 80, protocol: HTTP, hostname: '*.test'}"), web("h", "{name: g}", "a.test, b.org", all)),
+			[]string{"serve g/l HTTP secure=false []:80:*.test h:a.test -> 1*s.default[]"}},
+		{"HTTPS", docs(gw("g", https), web("h", "{name: g}", "a.test", all), keys),
+			[]string{"serve g/l HTTP secure=true []:443:*.test h:a.test -> 1*s.default[]", "listener g/l Programmed=True/Programmed"}},
+		{"HTTPS without its certificate", docs(gw("g", https), web("h", "{name: g}", "a.test", all)),
+			[]string{"refuse []:443:*.test", "listener g/l Programmed=False/Invalid", "route h at g Accepted=True/Accepted"}},
+		{"HTTPS within TLS", docs(gw("g", https+", {name: m, port: 443, "+pass+"}"), route("r", "{name: g, sectionName: m}", "a.test, a.org", "{name: s, port: 1}"), keys),
+			[]string{"serve default/r Passthrough []:443:a.org -> 1*s.default[]", "serve g/l HTTP secure=true []:443:*.test", "refuse []:443:*"}},
+		{"two Gateways want one host", docs(gw("h", http), gw("g", http)),
+			[]string{"serve g/l HTTP secure=false []:80:*", "listener h/l Conflicted=True/HostnameConflict"}},
+		{"a policy for HTTP", docs(gw("g", http), web("h", "{name: g}", "a.test", all), keys, policy("p", "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]")),
+			[]string{"serve g/l HTTP secure=false []:80:* h:a.test -> 1*s.default[]TLS:b.test", "policy p at g Accepted=True/Accepted"}},
+		{"a filter", docs(gw("g", http), web("h", "{name: g}", "", "{filters: [{type: URLRewrite}]}")), unsupported},
+		{"a backend's filter", docs(gw("g", http), web("h", "{name: g}", "", "{backendRefs: [{name: s, port: 1, filters: [{type: URLRewrite}]}]}")), unsupported},
+		{"a header", docs(gw("g", http), web("h", "{name: g}", "", "{matches: [{headers: [{name: a, value: b}]}]}")), unsupported},
+		{"a query", docs(gw("g", http), web("h", "{name: g}", "", "{matches: [{queryParams: [{name: a, value: b}]}]}")), unsupported},
+		{"a method", docs(gw("g", http), web("h", "{name: g}", "", "{matches: [{method: PUT}]}")), unsupported},
+		{"a path by expression", docs(gw("g", http), web("h", "{name: g}", "", "{matches: [{path: {type: RegularExpression, value: /.}}]}")), unsupported},
+		{"a path that is none", docs(gw("g", http), web("h", "{name: g}", "", "{matches: [{path: {value: x}}]}")), unsupported},
+		{"timeouts", docs(gw("g", http), web("h", "{name: g}", "", "{timeouts: {request: 1s}}")), unsupported},
+		{"retries", docs(gw("g", http), web("h", "{name: g}", "", "{retry: {attempts: 1}}")), unsupported},
+		{"sessions", docs(gw("g", http), web("h", "{name: g}", "", "{sessionPersistence: {sessionName: a}}")), unsupported},
 		{"another namespace", docs(gw("g", listener), "kind: TLSRoute\nmetadata: {name: r, namespace: other}\nspec: {parentRefs: [{name: g, namespace: default}], hostnames: [a.test], rules: [{backendRefs: [{name: s, port: 1}]}]}"),
 			[]string{"refuse []:443:*.test", "route r at g Accepted=False/NotAllowedByListeners"}},
 		{"a namespace by label", docs(gw("g", "{name: l, port: 443, "+pass+", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}}"), "kind: Namespace\nmetadata: {name: default, labels: {a: b}}", plain),
