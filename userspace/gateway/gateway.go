@@ -185,8 +185,8 @@ func Compute(in Input) *Result {
 	c := &computation{in: in, objects: index(in), out: &Result{
 		Classes:            map[types.NamespacedName]gatewayv1.GatewayClassStatus{},
 		Gateways:           map[types.NamespacedName]gatewayv1.GatewayStatus{},
-		TLSRoutes:          map[types.NamespacedName]gatewayv1.TLSRouteStatus{},
-		HTTPRoutes:         map[types.NamespacedName]gatewayv1.HTTPRouteStatus{},
+		TLSRoutes:          make(map[types.NamespacedName]gatewayv1.TLSRouteStatus, len(in.TLSRoutes)),
+		HTTPRoutes:         make(map[types.NamespacedName]gatewayv1.HTTPRouteStatus, len(in.HTTPRoutes)),
 		BackendTLSPolicies: map[types.NamespacedName]gatewayv1.PolicyStatus{},
 	}}
 	c.readClasses()
@@ -229,11 +229,22 @@ func key(o metav1.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
+// compareNames is the order of NAMESPACE/NAME.
+func compareNames(a, b types.NamespacedName) int {
+	if a.Namespace == b.Namespace {
+		return cmp.Compare(a.Name, b.Name)
+	}
+	return cmp.Compare(a.String(), b.String())
+}
+
 // byPrecedence compares two objects of a kind as the Gateway API does wherever
 // two want the same: the older comes first, then the first by namespace/name.
 func byPrecedence[T metav1.Object](a, b T) int {
 	at, bt := a.GetCreationTimestamp(), b.GetCreationTimestamp()
-	return cmp.Or(at.Compare(bt.Time), cmp.Compare(key(a).String(), key(b).String()))
+	if c := at.Compare(bt.Time); c != 0 {
+		return c
+	}
+	return compareNames(key(a), key(b))
 }
 
 // sorted returns a copy of the list, by precedence.

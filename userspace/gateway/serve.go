@@ -22,6 +22,22 @@ type way struct {
 	termination *Termination
 }
 
+// served are a route's connections that are treated in one way.
+type served struct {
+	way     way
+	matches []Match
+}
+
+// add adds a match to those of its way.
+func (a *attachable) add(w way, m Match) {
+	i := slices.IndexFunc(a.served, func(s served) bool { return s.way == w })
+	if i < 0 {
+		i = len(a.served)
+		a.served = append(a.served, served{way: w})
+	}
+	a.served[i].matches = append(a.served[i].matches, m)
+}
+
 // serve flattens the choice of a listener, and then of one of its routes, into
 // single names: each is that of the route which the listener that is the most
 // specific for it chooses. A name that lies within a more specific listener on
@@ -29,7 +45,6 @@ type way struct {
 func (c *computation) serve() {
 	owners := c.owners()
 	winners := c.winners()
-	matches := map[*attachable]map[way][]Match{}
 	for _, g := range c.gateways {
 		for _, l := range g.listeners {
 			if !l.claims() || l.spec.Protocol != gatewayv1.TLSProtocolType {
@@ -49,17 +64,15 @@ func (c *computation) serve() {
 				if !owned {
 					continue
 				}
-				if matches[won.route] == nil {
-					matches[won.route] = map[way][]Match{}
-				}
-				matches[won.route][w] = append(matches[won.route][w], m)
+				won.route.add(w, m)
 			}
 		}
 	}
-	for a, ways := range matches {
-		for w, list := range ways {
-			slices.SortFunc(list, compareMatches)
-			r := Route{Route: a.name, Matches: list, Backends: a.backends}
+	for _, a := range c.routes {
+		for _, s := range a.served {
+			w := s.way
+			slices.SortFunc(s.matches, compareMatches)
+			r := Route{Route: a.name, Matches: s.matches, Backends: a.backends}
 			if w.gateway != nil {
 				r.Mode, r.Termination, r.Backends = Terminate, w.termination, c.secure(a.services, a.backends, w.gateway)
 			}
@@ -68,13 +81,16 @@ func (c *computation) serve() {
 	}
 	c.serveHTTP(owners)
 	slices.SortFunc(c.out.Routes, func(a, b Route) int {
-		return cmp.Or(cmp.Compare(a.Route.String(), b.Route.String()), compareMatches(a.Matches[0], b.Matches[0]))
+		if c := compareNames(a.Route, b.Route); c != 0 {
+			return c
+		}
+		return compareMatches(a.Matches[0], b.Matches[0])
 	})
 	slices.SortFunc(c.out.Refusals, compareMatches)
 }
 
 func compareMatches(a, b Match) int {
-	return cmp.Or(cmp.Compare(a.Gateway.String(), b.Gateway.String()), cmp.Compare(a.Listener, b.Listener), cmp.Compare(a.Port, b.Port),
+	return cmp.Or(compareNames(a.Gateway, b.Gateway), cmp.Compare(a.Listener, b.Listener), cmp.Compare(a.Port, b.Port),
 		cmp.Compare(a.Name, b.Name), slices.CompareFunc(a.Addresses, b.Addresses, netip.Addr.Compare))
 }
 

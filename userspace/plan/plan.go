@@ -130,9 +130,9 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 			inner: make(map[claim]int), Problems: slices.Clone(set.Problems), Warnings: slices.Clone(set.Warnings), Files: set.Files},
 		cfg: cfg, old: o.Old, options: o,
 		policies: make(map[manifest.Key]*manifest.Object), secrets: make(map[manifest.Key]*manifest.Object),
-		claims: make(map[claim]int), statuses: make(map[manifest.Key]*outcome),
+		claims: make(map[claim]int, len(set.Objects)), statuses: make(map[manifest.Key]*outcome),
 	}
-	p.names, p.told = make(map[string]bool), make(map[config.Error]bool)
+	p.names, p.told = make(map[string]bool, len(set.Objects)), make(map[config.Error]bool)
 	p.compiled, p.replaced = make(map[compiledKey]*compiled), make(map[manifest.Key]*config.Error)
 	p.objects = p.keep()
 	p.replace()

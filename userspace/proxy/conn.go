@@ -40,7 +40,7 @@ type conn struct {
 	// target is whose upstream the connection goes to: the endpoint itself, or the one
 	// that its policy forwards to.
 	target *Endpoint
-	place  netip.AddrPort // by which its endpoint was found
+	place  netip.AddrPort    // by which its endpoint was found
 	facts  policy.Connection // what policies see
 
 	until time.Time // when the hello must be whole; zero before the first look

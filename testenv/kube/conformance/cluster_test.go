@@ -35,6 +35,7 @@ type kube struct {
 	dir        string // of its files and logs
 	binary     string // testenv/kube/control, built
 	kubeconfig string
+	apiServer  *process
 }
 
 // startKube starts a control plane, and waits until it answers.
@@ -65,7 +66,7 @@ current-context: x
 	start(t, k.dir, "etcd", k.binary, "etcd", "--data-dir="+filepath.Join(k.dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 		"--listen-peer-urls=http://127.0.0.1:12380", "--initial-advertise-peer-urls=http://127.0.0.1:12380", "--initial-cluster=default=http://127.0.0.1:12380")
-	start(t, k.dir, "kube-apiserver", k.binary, "kube-apiserver", "--etcd-servers="+etcd,
+	k.apiServer = start(t, k.dir, "kube-apiserver", k.binary, "kube-apiserver", "--etcd-servers="+etcd,
 		"--bind-address=127.0.0.1", "--advertise-address="+bridge, "--secure-port=16443", "--cert-dir="+k.dir,
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-key-file="+public, "--service-account-signing-key-file="+private,
 		"--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC", "--token-auth-file="+tokens, "--allow-privileged=true", "--endpoint-reconciler-type=none")
@@ -126,32 +127,64 @@ func until(t *testing.T, name string, what func(context.Context) error) {
 	}
 }
 
+// process is a program that runs until the end of the test.
+type process struct {
+	t       *testing.T
+	name    string
+	file    string // of what it writes
+	command []string
+	cmd     *exec.Cmd // nil: it does not run
+}
+
 // start starts a program that is ended, and waited for, at the end of the test. If that
 // fails, the end of what it wrote is shown.
-func start(t *testing.T, dir, name string, command ...string) {
+func start(t *testing.T, dir, name string, command ...string) *process {
 	t.Helper()
-	file := filepath.Join(dir, name+".log")
-	log, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	p := &process{t: t, name: name, file: filepath.Join(dir, name+".log"), command: command}
+	p.start()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		over := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		over.Stop()
-		_ = log.Close()
+		p.end(syscall.SIGTERM)
 		if t.Failed() {
-			if data, err := os.ReadFile(file); err == nil {
-				t.Logf("the end of what %s wrote:\n%s", name, data[max(0, len(data)-8000):])
-			}
+			t.Logf("the end of what %s wrote:\n%s", name, p.log()[max(0, len(p.log())-8000):])
 		}
 	})
+	return p
+}
+
+// start starts it, for the first time or again.
+func (p *process) start() {
+	p.t.Helper()
+	log, err := os.OpenFile(p.file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	p.cmd = exec.Command(p.command[0], p.command[1:]...)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// end ends it by a signal, and waits for its end.
+func (p *process) end(signal syscall.Signal) {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Signal(signal)
+	over := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
+	_ = p.cmd.Wait()
+	over.Stop()
+	p.cmd = nil
+}
+
+// log is what it wrote.
+func (p *process) log() string {
+	data, err := os.ReadFile(p.file)
+	if err != nil {
+		p.t.Log(err)
+	}
+	return string(data)
 }
 
 // run runs a command that is to succeed.
