@@ -8,6 +8,9 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // inside tells the test that it is in namespaces of its own.
@@ -23,6 +26,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	ctrl.SetLogger(logr.Discard()) // of the suite's clients: they complain of silence
 	os.Exit(m.Run())
 }
 

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +87,8 @@ func (p *podRunner) step(ctx context.Context) error {
 		o := &list.Items[i]
 		wanted[o.UID] = true
 		switch {
+		case o.DeletionTimestamp != nil && graceful(o) && time.Now().Before(o.DeletionTimestamp.Time):
+			continue
 		case o.DeletionTimestamp != nil:
 			p.end(o.UID)
 			now := int64(0)
@@ -108,6 +112,12 @@ func (p *podRunner) step(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// graceful tells whether a pod goes on for as long as it may. Those of the suite, which have
+// said nothing, do not.
+func graceful(o *corev1.Pod) bool {
+	return *o.DeletionGracePeriodSeconds != corev1.DefaultTerminationGracePeriodSeconds
 }
 
 func (p *podRunner) end(uid types.UID) {
@@ -162,8 +172,36 @@ func (p *podRunner) begin(ctx context.Context, o *corev1.Pod) error {
 			return err
 		}
 		made.cmd = cmd
+		if err := listens(ctx, net.JoinHostPort(address, echoPort(cmd.Env))); err != nil {
+			return err
+		}
 	}
 	return p.ready(ctx, o, address)
+}
+
+// echoPort is a port that the echo server listens on.
+func echoPort(env []string) string {
+	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "TLS_SERVER_CERT=") }) {
+		return "8443"
+	}
+	return "3000"
+}
+
+// listens waits until somebody does.
+func listens(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // secrets writes the Secrets that the pod mounts to files, and returns where each mount is.
