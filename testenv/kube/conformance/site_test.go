@@ -108,7 +108,9 @@ func (s *site) createAll(n int, of func(i int) client.Object) {
 		all.Go(func() {
 			for i := range next {
 				o := of(i)
-				o.SetNamespace(namespace)
+				if o.GetNamespace() == "" {
+					o.SetNamespace(namespace)
+				}
 				if err := s.client.Create(s.t.Context(), o); err != nil {
 					s.t.Errorf("create %s: %v", o.GetName(), err)
 				}
