@@ -4,7 +4,9 @@ package agent
 
 import (
 	"context"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spliceway/spliceway/userspace/cluster"
@@ -31,7 +33,7 @@ func (a *agent) openCluster(ctx context.Context, k *Kube, cfg *config.Config) (e
 	c := &cfg.Kubernetes
 	a.cluster, err = cluster.New(cluster.Options{
 		Kubeconfig: k.Kubeconfig, Controller: plan.ControllerName, Ngrok: c.Ngrok, Pool: c.Addresses, Publish: c.Publish,
-		State: c.State, StateSecrets: c.StateSecrets, Logger: a.logger,
+		State: c.State, StateSecrets: c.StateSecrets, MaxReferences: c.MaxReferences, Logger: a.logger,
 	})
 	if err != nil {
 		return err
@@ -48,12 +50,15 @@ func (a *agent) openCluster(ctx context.Context, k *Kube, cfg *config.Config) (e
 // the manifests'.
 func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set {
 	o.Cluster = true
+	if a.config.Kubernetes.PreferSameNode {
+		o.Node = nodeName()
+	}
 	a.snapshot = a.cluster.Objects(context.Background())
 	if a.snapshot == nil {
 		o.Addresses = cluster.Addresses{}
 		return files
 	}
-	o.Addresses = a.snapshot.Addresses
+	o.Addresses, o.Unwatched = a.snapshot.Addresses, a.snapshot.Unwatched
 	has := make(map[manifest.Key]bool, len(files.Objects))
 	for _, f := range files.Objects {
 		has[f.Key] = true
@@ -71,6 +76,15 @@ func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set 
 	all.Warnings = slices.Concat(all.Warnings, a.snapshot.Warnings)
 	all.Broken = slices.Concat(files.Broken, a.snapshot.Broken)
 	return &all
+}
+
+// nodeName is the agent's node, as EndpointSlices have it; empty: it cannot be told.
+func nodeName() string {
+	if name := os.Getenv("NODE_NAME"); name != "" {
+		return name
+	}
+	name, _ := os.Hostname()
+	return strings.ToLower(name)
 }
 
 // clusterApplied is called when what the cluster had is what is served.

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -45,7 +46,10 @@ type Options struct {
 	// State is the file of the last state; empty: none. StateSecrets has Secrets in it.
 	State        string
 	StateSecrets bool
-	Logger       *slog.Logger
+	// MaxReferences bounds how many Secrets and ConfigMaps are watched because objects name
+	// them.
+	MaxReferences int
+	Logger        *slog.Logger
 }
 
 // Cluster is the objects of an API server, kept up to date until Close.
@@ -68,6 +72,8 @@ type Cluster struct {
 	told    bool          // and it has told what it has
 	saved   *manifest.Set // what load has read
 	loaded  bool          // it has read
+	// unwatched are named by objects beyond the limit.
+	unwatched map[reference]bool
 
 	away atomic.Pointer[string] // why the API server cannot be asked; nil: it can
 }
@@ -249,6 +255,18 @@ type Snapshot struct {
 	// Saved tells that it is the last state of an agent before this one: the API server
 	// has not told all it has yet.
 	Saved bool
+	// unwatched are Secrets and ConfigMaps of which nothing is known.
+	unwatched map[reference]bool
+	limit     int
+}
+
+// Unwatched tells, with an error, of a Secret or ConfigMap that is not in the set because
+// more are named than are watched. nil: it is not there.
+func (s *Snapshot) Unwatched(kind string, name types.NamespacedName) error {
+	if !s.unwatched[reference{kind, name}] {
+		return nil
+	}
+	return fmt.Errorf("%s %s is not read: objects name more Secrets and ConfigMaps than the %d that an agent watches, and this namespace has had its share (kubernetes.maxReferences)", kind, name, s.limit)
 }
 
 // Objects is what there is now; nil: nothing is known yet. It waits a while for objects
@@ -262,13 +280,16 @@ func (c *Cluster) Objects(ctx context.Context) *Snapshot {
 		return &Snapshot{Set: set, Addresses: c.assign(set.Objects, false), Saved: true}
 	}
 	set := c.collect()
-	if c.refer(references(set.Objects)) {
+	if c.refer(references(set.Objects, c.opts.Controller)) {
 		waiting, cancel := context.WithTimeout(ctx, referencesWait)
 		_ = wait(waiting, c.settled) // what is not there by then comes with the next change
 		cancel()
 		set = c.collect()
 	}
-	return &Snapshot{Set: set, Addresses: c.assign(set.Objects, c.writer.leading.Load())}
+	c.mu.Lock()
+	unwatched := c.unwatched
+	c.mu.Unlock()
+	return &Snapshot{Set: set, Addresses: c.assign(set.Objects, c.writer.leading.Load()), unwatched: unwatched, limit: c.opts.MaxReferences}
 }
 
 // collect is the objects of all watches, the older before the newer.

@@ -3,6 +3,10 @@
 package cluster
 
 import (
+	"cmp"
+	"maps"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -16,19 +20,33 @@ type reference struct {
 	types.NamespacedName
 }
 
-// references are the Secrets and ConfigMaps that objects name. Whether they may is not
-// asked here.
-func references(objects []*manifest.Object) map[reference]bool {
-	all := make(map[reference]bool)
+// references are the Secrets and ConfigMaps that objects name, and of each the namespace from
+// which it is, the first by name. Gateways count whose class is the controller's. Whether
+// objects may name what they name is not asked here.
+func references(objects []*manifest.Object, controller string) map[reference]string {
+	all, ours := make(map[reference]string), make(map[gatewayv1.ObjectName]bool)
+	var from string
 	add := func(kind, namespace, name string) {
-		if name != "" && (kind == "Secret" || kind == "ConfigMap") {
-			all[reference{kind, types.NamespacedName{Namespace: namespace, Name: name}}] = true
+		if name == "" || kind != "Secret" && kind != "ConfigMap" {
+			return
+		}
+		r := reference{kind, types.NamespacedName{Namespace: namespace, Name: name}}
+		if first, ok := all[r]; !ok || from < first {
+			all[r] = from
 		}
 	}
 	for _, o := range objects {
+		if class, ok := o.Value.(*gatewayv1.GatewayClass); ok && string(class.Spec.ControllerName) == controller {
+			ours[gatewayv1.ObjectName(class.Name)] = true
+		}
+	}
+	for _, o := range objects {
+		from = o.Namespace
 		switch v := o.Value.(type) {
 		case *gatewayv1.Gateway:
-			gatewayReferences(v, add)
+			if ours[v.Spec.GatewayClassName] {
+				gatewayReferences(v, add)
+			}
 		case *gatewayv1.BackendTLSPolicy:
 			for _, r := range v.Spec.Validation.CACertificateRefs {
 				add(string(r.Kind), v.Namespace, string(r.Name))
@@ -91,11 +109,52 @@ func gatewayReferences(g *gatewayv1.Gateway, add func(kind, namespace, name stri
 	}
 }
 
-// refer watches exactly these of the kinds that are watched by name, and tells whether
-// there are new ones among them.
-func (c *Cluster) refer(wanted map[reference]bool) (news bool) {
+// bounded leaves so many references, and tells which it left out: a namespace that wants more
+// than its share has less than that of nobody else. What had was told before stays before
+// what is new.
+func bounded(wanted map[reference]string, had func(reference) bool, limit int) (kept, left map[reference]bool) {
+	byNamespace := make(map[string][]reference)
+	for r, from := range wanted {
+		byNamespace[from] = append(byNamespace[from], r)
+	}
+	namespaces := slices.SortedFunc(maps.Keys(byNamespace), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(byNamespace[a]), len(byNamespace[b])), cmp.Compare(a, b))
+	})
+	kept, left = make(map[reference]bool), make(map[reference]bool)
+	for i, n := range namespaces {
+		list, share := byNamespace[n], (limit-len(kept))/(len(namespaces)-i)
+		if len(list) > share {
+			slices.SortFunc(list, func(a, b reference) int {
+				if x, y := had(a), had(b); x != y {
+					if x {
+						return -1
+					}
+					return 1
+				}
+				return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.String(), b.String()))
+			})
+		}
+		for j, r := range list {
+			if j < share {
+				kept[r] = true
+			} else {
+				left[r] = true
+			}
+		}
+	}
+	return kept, left
+}
+
+// refer watches what objects name, as far as the limit goes, and tells whether there is
+// anything new. What is left out is in c.unwatched.
+func (c *Cluster) refer(all map[reference]string) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	wanted, left := bounded(all, func(r reference) bool { return c.watches[watched{"", r.kind, r.Namespace, r.Name}] != nil }, c.opts.MaxReferences)
+	if len(left) > 0 && len(left) != len(c.unwatched) {
+		c.log.Warn("objects name more Secrets and ConfigMaps than are watched: some are left out (kubernetes.maxReferences)", "named", len(all), "limit", c.opts.MaxReferences)
+	}
+	c.unwatched = left
 	for i := range c.kinds {
 		k := &c.kinds[i]
 		if !k.referenced {

@@ -28,6 +28,7 @@ func defaults() prototypes {
 	return prototypes{
 		config: Config{
 			Engine: "auto", Sockmap: "auto", BPFFS: DefaultBPFFS, SourcePorts: DefaultSourcePorts,
+			Kubernetes: Kubernetes{MaxReferences: 1024},
 			Refuse: Refuse{
 				UnknownName:  "close",
 				NoSNI:        "close",

@@ -38,6 +38,7 @@ func (r *report) kubernetes(p *path, k *Kubernetes) {
 	if k.State != "" {
 		r.absolute(p.key("state"), k.State)
 	}
+	r.within(p.key("maxReferences"), k.MaxReferences, 1, 1<<16)
 	if k.StateSecrets && k.State == "" {
 		r.wrong(p.key("stateSecrets"), "there is no state to keep Secrets in: give state a file")
 	}

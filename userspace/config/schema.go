@@ -85,6 +85,12 @@ type Kubernetes struct {
 	// server is away; empty: none. StateSecrets has Secrets kept there as well.
 	State        string `yaml:"state"`
 	StateSecrets bool   `yaml:"stateSecrets"`
+	// MaxReferences bounds how many Secrets and ConfigMaps are watched because objects name
+	// them, 1 to 65536; default 1024.
+	MaxReferences int `yaml:"maxReferences"`
+	// PreferSameNode has connections go to endpoints of the agent's own node, where a Service
+	// has some that are ready.
+	PreferSameNode bool `yaml:"preferSameNode"`
 
 	// Set tells whether the file has the key.
 	Set bool `yaml:"-"`

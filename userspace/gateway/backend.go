@@ -116,7 +116,7 @@ func endpoints(list []*discoveryv1.EndpointSlice, port corev1.ServicePort) []net
 			continue
 		}
 		for _, e := range s.Endpoints {
-			if !takes(e.Conditions) {
+			if !Takes(e.Conditions) {
 				continue
 			}
 			for _, text := range e.Addresses {
@@ -130,7 +130,7 @@ func endpoints(list []*discoveryv1.EndpointSlice, port corev1.ServicePort) []net
 	return slices.Compact(all)
 }
 
-// takes tells whether an endpoint takes connections; what is not said is well.
-func takes(c discoveryv1.EndpointConditions) bool {
+// Takes tells whether an endpoint takes connections; what is not said is well.
+func Takes(c discoveryv1.EndpointConditions) bool {
 	return (c.Ready == nil || *c.Ready) && (c.Serving == nil || *c.Serving) && (c.Terminating == nil || !*c.Terminating)
 }

@@ -40,7 +40,7 @@ func (o *objects) pair(name types.NamespacedName) (*Certificate, error) {
 func (o *objects) readPair(name types.NamespacedName) (*Certificate, error) {
 	s := o.secrets[name]
 	if s == nil {
-		return nil, fmt.Errorf("there is no Secret %s", name)
+		return nil, o.absent("Secret", name)
 	}
 	content := func(k string) []byte {
 		if v, ok := s.StringData[k]; ok { // a file has these, an API server turned them into data
@@ -60,7 +60,7 @@ func (o *objects) ca(name types.NamespacedName) ([]byte, error) {
 	r, known := o.cas[name]
 	if !known {
 		if m := o.configMaps[name]; m == nil {
-			r.err = fmt.Errorf("there is no ConfigMap %s", name)
+			r.err = o.absent("ConfigMap", name)
 		} else {
 			r.pem = []byte(m.Data[caKey])
 			if len(r.pem) == 0 {

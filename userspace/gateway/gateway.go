@@ -52,6 +52,9 @@ type Input struct {
 	// AddressUsable tells, with an error, of an address in a Gateway's spec that
 	// the agent cannot listen on. Nil: all are usable.
 	AddressUsable func(netip.Addr) error
+	// Unwatched tells, with an error, of a Secret or ConfigMap that is not among those here,
+	// and may exist all the same. Nil: there are none such.
+	Unwatched func(kind string, name types.NamespacedName) error
 }
 
 // Result is what Compute found. Its lists and statuses depend on the input's

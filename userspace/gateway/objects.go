@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -26,6 +27,17 @@ type objects struct {
 	grants     map[string][]*gatewayv1.ReferenceGrant // by namespace
 	pairs      map[types.NamespacedName]pairResult    // of Secrets that were parsed
 	cas        map[types.NamespacedName]caResult      // of ConfigMaps that were parsed
+	unwatched  func(kind string, name types.NamespacedName) error
+}
+
+// absent is why there is no object of a name.
+func (o *objects) absent(kind string, name types.NamespacedName) error {
+	if o.unwatched != nil {
+		if err := o.unwatched(kind, name); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("there is no %s %s", kind, name)
 }
 
 func index(in Input) *objects {
@@ -40,6 +52,7 @@ func index(in Input) *objects {
 		grants:     map[string][]*gatewayv1.ReferenceGrant{},
 		pairs:      map[types.NamespacedName]pairResult{},
 		cas:        map[types.NamespacedName]caResult{},
+		unwatched:  in.Unwatched,
 	}
 	for _, c := range in.Classes {
 		o.classes[c.Name] = c

@@ -27,7 +27,7 @@ const ControllerName = "spliceway.dev/gateway-controller"
 func (p *planner) gateways() {
 	files := !p.options.Cluster
 	in := gateway.Input{ControllerName: ControllerName, AnyClass: files, NoNamespaces: files, ServicesUnknown: files,
-		AddressUsable: p.options.Usable, Addresses: p.options.Addresses}
+		AddressUsable: p.options.Usable, Addresses: p.options.Addresses, Unwatched: p.options.Unwatched}
 	found := false
 	for _, o := range p.objects {
 		switch v := o.Value.(type) {

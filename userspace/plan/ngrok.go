@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
 	"github.com/spliceway/spliceway/userspace/config"
@@ -234,6 +235,11 @@ func (p *planner) upstream(o *manifest.Object, v *v1alpha1.AgentEndpoint, e *con
 func (p *planner) secret(o *manifest.Object, name, key string) ([]byte, error) {
 	s := p.secrets[manifest.Key{Kind: "Secret", Namespace: o.Namespace, Name: name}]
 	if s == nil {
+		if f := p.options.Unwatched; f != nil {
+			if err := f("Secret", types.NamespacedName{Namespace: o.Namespace, Name: name}); err != nil {
+				return nil, err
+			}
+		}
 		return nil, fmt.Errorf("there is no Secret %s/%s", o.Namespace, name)
 	}
 	v := s.Value.(*corev1.Secret)

@@ -119,6 +119,12 @@ type Options struct {
 	Cluster bool
 	// Addresses are of Gateways that ask for none; nil: they share all of the agent's.
 	Addresses map[types.NamespacedName][]netip.Addr
+	// Unwatched tells, with an error, of a Secret or ConfigMap that is not in the set and of
+	// which nothing is known; nil: what is not in the set does not exist.
+	Unwatched func(kind string, name types.NamespacedName) error
+	// Node is that whose endpoints are preferred, where a Service has some that are ready;
+	// empty: none is.
+	Node string
 }
 
 // Make works out what is to be served.
@@ -134,7 +140,7 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 	}
 	p.names, p.told = make(map[string]bool, len(set.Objects)), make(map[config.Error]bool)
 	p.compiled, p.replaced = make(map[compiledKey]*compiled), make(map[manifest.Key]*config.Error)
-	p.objects = p.keep()
+	p.objects = onNode(p.keep(), o.Node)
 	p.replace()
 	p.fromFile()
 	p.index()

@@ -14,6 +14,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/gateway"
 	"github.com/spliceway/spliceway/userspace/manifest"
 )
 
@@ -89,7 +90,7 @@ func sliceTargets(slice *discoveryv1.EndpointSlice, p *corev1.ServicePort) (all 
 			continue
 		}
 		for _, e := range slice.Endpoints {
-			if e.Conditions.Ready != nil && !*e.Conditions.Ready || e.Conditions.Terminating != nil && *e.Conditions.Terminating {
+			if !gateway.Takes(e.Conditions) {
 				continue
 			}
 			for _, a := range e.Addresses {
@@ -99,8 +100,6 @@ func sliceTargets(slice *discoveryv1.EndpointSlice, p *corev1.ServicePort) (all 
 	}
 	return all
 }
-
-func cutLabel(name string) (label, rest string, ok bool) { return strings.Cut(name, ".") }
 
 // checkPair tells whether a certificate and a key can be used. The key is not told.
 func checkPair(cert, key []byte) error {

@@ -3,6 +3,8 @@
 package plan
 
 import (
+	"strings"
+
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/route"
 )
@@ -71,7 +73,7 @@ func (p *Plan) forwardTo(url string) (int, error) {
 		return i, nil
 	}
 	for suffix := name; ; {
-		_, rest, ok := cutLabel(suffix)
+		_, rest, ok := strings.Cut(suffix, ".")
 		if !ok {
 			return -1, nil
 		}

@@ -121,6 +121,17 @@ func TestHostile(t *testing.T) {
 		if len(g.Status.Listeners) != 64 {
 			return errors.New("not all listeners have a status")
 		}
+		over := 0
+		for _, l := range g.Status.Listeners {
+			for _, c := range l.Conditions {
+				if c.Type == string(gatewayv1.ListenerConditionResolvedRefs) && c.Status == metav1.ConditionFalse && strings.Contains(c.Message, "kubernetes.maxReferences") {
+					over++
+				}
+			}
+		}
+		if over < 40 { // of 4,096 Secrets 1,024 are looked for
+			return fmt.Errorf("%d of 64 listeners say that not all of their Secrets are looked for", over)
+		}
 		return nil
 	})
 	s.create(tlsRoute("after", "g", "two", "after.example.com"))
@@ -136,6 +147,10 @@ func TestHostile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for l := range strings.Lines(string(status)) {
+		var kb int
+		if _, err := fmt.Sscanf(l, "VmHWM: %d kB", &kb); err == nil && kb > 300<<10 {
+			t.Errorf("the agent had %d kB", kb)
+		}
 		if strings.HasPrefix(l, "VmHWM") || strings.HasPrefix(l, "Threads") {
 			t.Logf("the agent: %s", strings.TrimSpace(l))
 		}
