@@ -27,6 +27,7 @@ import (
 	"github.com/spliceway/spliceway/userspace/cluster"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/control"
+	"github.com/spliceway/spliceway/userspace/manifest"
 	"github.com/spliceway/spliceway/userspace/plan"
 	"github.com/spliceway/spliceway/userspace/proxy"
 	"github.com/spliceway/spliceway/userspace/sock"
@@ -65,14 +66,18 @@ type agent struct {
 	access    *telemetry.AccessLog
 	sink      *telemetry.AsyncWriter
 
-	config    *config.Config
-	current   *generation
-	watch     *fileWatch
-	strict    bool
-	planned   *plan.Plan        // what is served
-	cluster   *cluster.Cluster  // nil: there is none
-	snapshot  *cluster.Snapshot // what plan saw of it last; nil: nothing
-	manifests *filesWatch       // nil: there are none
+	config   *config.Config
+	current  *generation
+	watch    *fileWatch
+	strict   bool
+	planned  *plan.Plan        // what is served
+	cluster  *cluster.Cluster  // nil: there is none
+	snapshot *cluster.Snapshot // what plan saw of it last; nil: nothing
+	// deaf are Gateways that this host cannot listen for, and what was told of it; refused is
+	// what was told of why the cluster's objects are not served.
+	deaf      map[manifest.Key]string
+	refused   string
+	manifests *filesWatch // nil: there are none
 	// state is why the agent is not ready, nil when it is.
 	state atomic.Pointer[string]
 }
@@ -165,7 +170,8 @@ func Run(ctx context.Context, opts Options) error {
 	a.server = proxy.NewServer(gen.snapshot, proxy.Options{Metrics: a.metrics, Access: a.access, Logger: a.logger, Web: a.web})
 	a.listeners = newListeners(a.poller, a.logger, a.server.Serve)
 	defer a.listeners.close()
-	change, err := a.listeners.open(addresses(cfg, gen.places()), cfg.Timeouts.Hello)
+	want, optional := addresses(cfg, gen.places(), ownPorts(planned))
+	change, err := a.listeners.open(want, optional, cfg.Timeouts.Hello)
 	if err != nil {
 		return err
 	}
@@ -226,6 +232,8 @@ func Run(ctx context.Context, opts Options) error {
 			rest = a.followCluster()
 		case <-rest:
 			rest = nil
+		case <-a.retry():
+			rest = a.followCluster()
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				// Each by itself: neither is to wait for the other to be mended.
@@ -382,7 +390,8 @@ func (a *agent) exchange() error {
 	if err != nil {
 		return err
 	}
-	change, err := a.listeners.open(addresses(cfg, next.places()), cfg.Timeouts.Hello)
+	want, optional := addresses(cfg, next.places(), ownPorts(planned))
+	change, err := a.listeners.open(want, optional, cfg.Timeouts.Hello)
 	if err != nil {
 		next.closeExcept(a.current)
 		return err

@@ -167,8 +167,12 @@ func TestAddresses(t *testing.T) {
 			}
 			cfg.Listen = append(cfg.Listen, p)
 		}
-		for _, a := range addresses(cfg, []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 443), netip.AddrPortFrom(netip.Addr{}, 8443)}) {
+		list, optional := addresses(cfg, []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 443), netip.AddrPortFrom(netip.Addr{}, 8443)}, map[uint16]bool{443: true})
+		for _, a := range list {
 			all = append(all, a.String())
+			if optional[a] != (a.port == 8443) {
+				t.Errorf("%s is optional: %t", a, optional[a])
+			}
 		}
 		return all
 	}
@@ -195,7 +199,8 @@ func TestAddressesOfAPool(t *testing.T) {
 		places = append(places, netip.MustParseAddrPort(p))
 	}
 	var got []string
-	for _, a := range addresses(cfg, places) {
+	list, _ := addresses(cfg, places, nil)
+	for _, a := range list {
 		got = append(got, a.String())
 	}
 	want := []string{"10.1.0.0/24 port 443", "10.1.0.0/24 port 8443", "10.2.0.1:443", "10.3.0.1:443"}

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -32,7 +33,7 @@ var waiting = "waiting for the API server: nothing is known of the cluster's obj
 func (a *agent) openCluster(ctx context.Context, k *Kube, cfg *config.Config) (err error) {
 	c := &cfg.Kubernetes
 	a.cluster, err = cluster.New(cluster.Options{
-		Kubeconfig: k.Kubeconfig, Controller: plan.ControllerName, Ngrok: c.Ngrok, Pool: c.Addresses, Publish: c.Publish,
+		Kubeconfig: k.Kubeconfig, Node: nodeName(), Controller: plan.ControllerName, Ngrok: c.Ngrok, Pool: c.Addresses, Publish: c.Publish,
 		State: c.State, StateSecrets: c.StateSecrets, MaxReferences: c.MaxReferences, Logger: a.logger,
 	})
 	if err != nil {
@@ -93,6 +94,7 @@ func (a *agent) clusterApplied(p *plan.Plan) {
 		return
 	}
 	a.state.CompareAndSwap(&waiting, nil)
+	a.tellListeners(p)
 	statuses := make(map[manifest.Key]any, len(p.Objects))
 	for i := range p.Objects {
 		statuses[p.Objects[i].Key] = p.Objects[i].Status
@@ -126,9 +128,66 @@ func (a *agent) followCluster() (rest <-chan time.Time) {
 		for _, e := range separate(err) {
 			a.logger.Error("the cluster's objects are not served as they are now", "error", e.Error())
 		}
+		a.tellRefused(err)
 	} else {
 		a.metrics.ConfigLoaded(len(a.config.Endpoints))
 		a.logger.Debug("following the cluster", "endpoints", len(a.config.Endpoints), "took", time.Since(start).String())
 	}
 	return time.After(min(time.Since(start), time.Second))
+}
+
+// Reasons of events.
+const (
+	notListening = "NotListening"
+	listening    = "Listening"
+	notServed    = "NotServed"
+)
+
+// tellListeners tells of Gateways that this node cannot listen for, and of those that it can
+// again: each when it begins.
+func (a *agent) tellListeners(p *plan.Plan) {
+	failed := make(map[manifest.Key]string)
+	for at, err := range a.listeners.failed {
+		for _, l := range p.Listeners {
+			if l.Place.Port() == at.port && (!l.Place.Addr().IsValid() || at.takes(l.Place.Addr())) {
+				failed[l.Gateway] = fmt.Sprintf("node %s does not serve it at %s: %v", nodeName(), at, err)
+			}
+		}
+	}
+	for gateway, note := range failed {
+		if a.deaf[gateway] != note {
+			a.cluster.Tell(cluster.Event{About: gateway, Reason: notListening, Action: "Listen", Note: note})
+		}
+	}
+	for gateway := range a.deaf {
+		if failed[gateway] == "" {
+			a.cluster.Tell(cluster.Event{About: gateway, Reason: listening, Action: "Listen", Note: "node " + nodeName() + " serves it", Good: true})
+		}
+	}
+	a.deaf, a.refused = failed, ""
+	a.metrics.GatewaysNotServed(len(failed))
+}
+
+// tellRefused tells, once, that this node serves what was there before.
+func (a *agent) tellRefused(err error) {
+	if a.refused == err.Error() {
+		return
+	}
+	a.refused = err.Error()
+	for _, o := range a.planned.Objects {
+		if o.Key.Kind == "GatewayClass" {
+			a.cluster.Tell(cluster.Event{About: o.Key, Reason: notServed, Action: "Program", Note: fmt.Sprintf("node %s serves what was there before: %v", nodeName(), err)})
+		}
+	}
+}
+
+// listenAgain is how often it is tried to listen where that failed.
+const listenAgain = 30 * time.Second
+
+// retry is when to follow the cluster without a change of it; nil: there is no need to.
+func (a *agent) retry() <-chan time.Time {
+	if a.cluster == nil || len(a.listeners.failed) == 0 {
+		return nil
+	}
+	return time.After(listenAgain)
 }

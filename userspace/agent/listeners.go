@@ -18,6 +18,7 @@ import (
 
 	"github.com/spliceway/spliceway/loader"
 	"github.com/spliceway/spliceway/userspace/config"
+	"github.com/spliceway/spliceway/userspace/plan"
 	"github.com/spliceway/spliceway/userspace/proxy"
 	"github.com/spliceway/spliceway/userspace/sock"
 )
@@ -26,7 +27,6 @@ import (
 type address struct {
 	prefix netip.Prefix
 	port   uint16
-	asked  bool // by an object of a manifest: if it cannot be had, all else goes on without it
 }
 
 func (a address) steered() bool { return !a.prefix.IsSingleIP() }
@@ -53,13 +53,14 @@ var (
 
 // addresses are all the places to listen on for the places of a route table: those that
 // are for every address are what the configuration listens on, and the others are there
-// by themselves, unless they are within these.
-func addresses(cfg *config.Config, places []netip.AddrPort) []address {
+// by themselves, unless they are within these. Those that only objects want, on ports that no
+// endpoint of the file has, are optional: if they cannot be had, all else goes on without.
+func addresses(cfg *config.Config, places []netip.AddrPort, own map[uint16]bool) (all []address, optional map[address]bool) {
+	optional = make(map[address]bool)
 	prefixes := cfg.Listen
 	if len(prefixes) == 0 {
 		prefixes = []netip.Prefix{everyIPv4, everyIPv6}
 	}
-	var all []address
 	for _, at := range places {
 		if at.Addr().IsValid() {
 			continue
@@ -69,24 +70,40 @@ func addresses(cfg *config.Config, places []netip.AddrPort) []address {
 			if p.Bits() == 0 { // 0.0.0.0/0 is the same as 0.0.0.0
 				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
 			}
-			all = append(all, address{prefix: p, port: port})
+			a := address{prefix: p, port: port}
+			all = append(all, a)
+			optional[a] = !own[port]
 		}
 	}
 	// The pool of a cluster's Gateways has one socket for each port and prefix.
 	for _, at := range places {
 		for _, p := range cfg.Kubernetes.Addresses {
-			pooled := address{prefix: p, port: at.Port(), asked: true}
+			pooled := address{prefix: p, port: at.Port()}
 			if at.Addr().IsValid() && p.Contains(at.Addr()) && !slices.Contains(all, pooled) {
 				all = append(all, pooled)
+				optional[pooled] = true
 			}
 		}
 	}
 	for _, at := range places {
 		if a := at.Addr(); a.IsValid() && !slices.ContainsFunc(all, func(o address) bool { return o.port == at.Port() && o.takes(a) }) {
-			all = append(all, address{prefix: netip.PrefixFrom(a, a.BitLen()), port: at.Port(), asked: true})
+			one := address{prefix: netip.PrefixFrom(a, a.BitLen()), port: at.Port()}
+			all = append(all, one)
+			optional[one] = true
 		}
 	}
-	return all
+	return all, optional
+}
+
+// ownPorts are those of the endpoints of the agent's file.
+func ownPorts(p *plan.Plan) map[uint16]bool {
+	ports := make(map[uint16]bool)
+	for i := range p.Endpoints {
+		if p.Endpoints[i].From == "" {
+			ports[p.Config.Endpoints[i].Port] = true
+		}
+	}
+	return ports
 }
 
 // listener is a listening socket at its place.
@@ -105,6 +122,8 @@ type listeners struct {
 	// steering leads a prefix to its socket; nil until one is configured.
 	steering *loader.ListenSteering
 	serving  sync.WaitGroup
+	// failed are optional addresses that could not be had, and why.
+	failed map[address]error
 
 	mu sync.Mutex // guards leaving, and keeps its sockets open
 	// leaving take no new connections and are about to be closed.
@@ -130,16 +149,17 @@ type change struct {
 	opened      map[address]*listener
 	revived     map[address]*listener // were leaving
 	next        map[address]*listener
+	failed      map[address]error
 	deferAccept int // seconds of TCP_DEFER_ACCEPT
 }
 
-// open prepares to listen on exactly the given addresses. On an error nothing
-// has changed.
-func (l *listeners) open(want []address, helloTimeout time.Duration) (_ *change, err error) {
+// open prepares to listen on exactly the given addresses, without those that are optional and
+// cannot be had. On an error nothing has changed.
+func (l *listeners) open(want []address, optional map[address]bool, helloTimeout time.Duration) (_ *change, err error) {
 	options := proxy.ListenOptions(helloTimeout, false)
 	c := &change{
 		l: l, opened: make(map[address]*listener), revived: make(map[address]*listener),
-		next: make(map[address]*listener), deferAccept: options.DeferAccept,
+		next: make(map[address]*listener), failed: make(map[address]error), deferAccept: options.DeferAccept,
 	}
 	defer func() {
 		if err != nil {
@@ -196,8 +216,11 @@ func (l *listeners) open(want []address, helloTimeout time.Duration) (_ *change,
 				_ = s.Close()
 			}
 		}
-		if err != nil && a.asked {
-			l.logger.Error("not listened on: "+explainListen(err, a.bind()).Error(), "listener", a.String())
+		if err != nil && optional[a] {
+			c.failed[a] = explainListen(err, a.bind())
+			if before := l.failed[a]; before == nil || before.Error() != c.failed[a].Error() {
+				l.logger.Error("not listened on: "+c.failed[a].Error(), "listener", a.String())
+			}
 			continue
 		}
 		if err != nil {
@@ -279,7 +302,7 @@ func (c *change) apply() {
 			c.l.shut(a, s)
 		}
 	}
-	c.l.open_ = c.next
+	c.l.open_, c.l.failed = c.next, c.failed
 }
 
 // handsOver tells whether there is a listener now for connections to a.

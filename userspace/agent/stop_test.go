@@ -120,7 +120,7 @@ func TestStopCutsWhoHasJustDialled(t *testing.T) {
 		}, proxy.Options{Metrics: metrics, Logger: logger}),
 	}
 	a.listeners = newListeners(p, logger, a.server.Serve)
-	change, err := a.listeners.open([]address{at}, patience)
+	change, err := a.listeners.open([]address{at}, nil, patience)
 	if err != nil {
 		t.Fatal(err)
 	}

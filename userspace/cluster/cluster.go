@@ -34,9 +34,9 @@ type Options struct {
 	Kubeconfig string
 	// Controller is what GatewayClasses name, and what marks our part of a route's status.
 	Controller string
-	// Identity is this agent among those that may lead; Namespace has their Lease. Empty:
-	// the host's name, and the namespace of the pod or of the kubeconfig.
-	Identity, Namespace string
+	// Node is this agent among those that may lead, and in events; Namespace has their Lease,
+	// empty: that of the pod or of the kubeconfig.
+	Node, Namespace string
 	// Ngrok has objects of ngrok's API group watched, too.
 	Ngrok bool
 	// Pool has the addresses for Gateways that ask for none; nil: there is no pool.
@@ -60,6 +60,8 @@ type Cluster struct {
 	objects   dynamic.Interface
 	discovery discovery.DiscoveryInterface
 	writer    *writer
+	events    chan Event
+	node      string
 	changed   chan struct{}
 	reported  chan struct{}   // there may be another state to keep
 	context   context.Context // of the watches
@@ -108,7 +110,7 @@ func New(o Options) (*Cluster, error) {
 	cfg.QPS, cfg.Burst = 400, 800
 	cfg.UserAgent = "spliceway"
 	c := &Cluster{
-		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1),
+		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1), events: make(chan Event, waitingEvents), node: o.Node,
 		watches: make(map[watched]*watch),
 	}
 	if c.objects, err = dynamic.NewForConfig(cfg); err != nil {
@@ -131,6 +133,7 @@ func New(o Options) (*Cluster, error) {
 	c.running.Go(func() { c.ping(ctx) })
 	c.running.Go(func() { c.writer.run(ctx) })
 	c.running.Go(func() { c.keepState(ctx) })
+	c.running.Go(func() { c.writeEvents(ctx) })
 	return c, nil
 }
 

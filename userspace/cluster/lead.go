@@ -5,7 +5,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,18 +24,12 @@ func (c *Cluster) lead(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("make a client of the API server: %w", err)
 	}
-	identity := c.opts.Identity
-	if identity == "" {
-		if identity, err = os.Hostname(); err != nil {
-			return fmt.Errorf("find the name of this host: %w", err)
-		}
-	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{
 			LeaseMeta: metav1.ObjectMeta{Namespace: c.opts.Namespace, Name: LeaseName},
 			Client:    leases,
 			// Two agents of one name would both lead.
-			LockConfig: resourcelock.ResourceLockConfig{Identity: identity + "_" + string(uuid.NewUUID())},
+			LockConfig: resourcelock.ResourceLockConfig{Identity: c.node + "_" + string(uuid.NewUUID())},
 		},
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		ReleaseOnCancel: true, Name: LeaseName,

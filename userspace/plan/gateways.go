@@ -87,7 +87,35 @@ func (p *planner) gateways() {
 		p.http(&result.HTTP[i])
 	}
 	p.refusals = result.Refusals
+	p.listeners(result)
 	p.gatewayStatuses(result)
+}
+
+// listeners finds where the Gateways' are.
+func (p *planner) listeners(r *gateway.Result) {
+	seen := make(map[Listener]bool)
+	add := func(all []gateway.Match) {
+		for _, m := range all {
+			l := Listener{Gateway: manifest.Key{Group: manifest.GroupGateway, Kind: "Gateway", Namespace: m.Gateway.Namespace, Name: m.Gateway.Name}}
+			addresses := m.Addresses
+			if len(addresses) == 0 {
+				addresses = []netip.Addr{{}}
+			}
+			for _, a := range addresses {
+				if l.Place = netip.AddrPortFrom(a, m.Port); !seen[l] {
+					seen[l] = true
+					p.Listeners = append(p.Listeners, l)
+				}
+			}
+		}
+	}
+	for i := range r.Routes {
+		add(r.Routes[i].Matches)
+	}
+	for i := range r.HTTP {
+		add(r.HTTP[i].Matches)
+	}
+	add(r.Refusals)
 }
 
 // applied is a Secret as an API server would have it.

@@ -36,6 +36,9 @@ type Plan struct {
 	// Objects is what became of each object that has a status, in the order of kinds
 	// and names.
 	Objects []ObjectStatus
+	// Listeners are where Gateways' listeners that are served have to be listened for, each
+	// place of each once. Without an address it is each of the agent's.
+	Listeners []Listener
 
 	refusals []gateway.Match
 	set      *manifest.Set
@@ -58,6 +61,12 @@ type HTTPRule struct {
 	Hostname, Path string
 	Exact          bool
 	Targets        []config.Target
+}
+
+// Listener is a place that a Gateway has.
+type Listener struct {
+	Gateway manifest.Key
+	Place   netip.AddrPort
 }
 
 // Endpoint is what the agent's file cannot say of one.

@@ -38,6 +38,7 @@ type Metrics struct {
 	loaded        prometheus.Gauge
 	endpoints     prometheus.Gauge
 	problems      prometheus.Gauge
+	notServed     prometheus.Gauge
 	dropped       prometheus.Counter
 	openFiles     prometheus.Gauge
 
@@ -91,6 +92,7 @@ func New(build BuildInfo) *Metrics {
 	m.loaded = gauge("config_last_load_timestamp_seconds", "When the configuration that is in force was loaded, in Unix time.")
 	m.endpoints = gauge("endpoints", "Endpoints of the configuration that is in force.")
 	m.problems = gauge("manifest_problems", "What is wrong with objects of the manifests in force; the log and spliceway check say what.")
+	m.notServed = gauge("gateways_not_served", "Gateways of the cluster that this host does not serve whole, since it cannot listen for them; events of each say why.")
 	m.dropped = counter("log_lines_dropped_total", "Access log lines lost because their sink was too slow.")
 	m.openFiles = gauge("open_files_limit", "Open files that the process may have.")
 	info := gauges("build_info", "What is running; always 1.", "version", "revision", "go_version")
@@ -177,6 +179,9 @@ func (m *Metrics) ConfigLoaded(endpoints int) {
 
 // ManifestProblems tells how much is wrong with the objects of the manifests in force.
 func (m *Metrics) ManifestProblems(n int) { m.problems.Set(float64(n)) }
+
+// GatewaysNotServed tells how many Gateways this host cannot listen for.
+func (m *Metrics) GatewaysNotServed(n int) { m.notServed.Set(float64(n)) }
 
 // ConfigRefused tells of one that was not taken.
 func (m *Metrics) ConfigRefused() { m.loads.WithLabelValues(resultRefused).Inc() }
