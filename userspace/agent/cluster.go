@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/spliceway/spliceway/userspace/cluster"
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/manifest"
@@ -63,6 +65,10 @@ func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set 
 	has := make(map[manifest.Key]bool, len(files.Objects))
 	for _, f := range files.Objects {
 		has[f.Key] = true
+		if f.Group == manifest.GroupGateway && f.Kind == "Gateway" && o.Addresses != nil {
+			// Who writes files says there what address it has; the pool is the cluster's.
+			o.Addresses[types.NamespacedName{Namespace: f.Namespace, Name: f.Name}] = nil
+		}
 	}
 	all := *files
 	all.Objects = slices.Clone(files.Objects)

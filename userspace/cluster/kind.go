@@ -67,7 +67,8 @@ func kinds(ngrok bool) []kind {
 type item struct {
 	metav1.Object // its metadata
 	key           manifest.Key
-	object        *manifest.Object // nil: it is wrong
+	object        *manifest.Object   // nil: it is wrong
+	before        []metav1.Condition // of the status of one that is wrong
 	problems      config.Errors
 	warnings      []manifest.Warning
 }
@@ -113,7 +114,13 @@ func (it *item) parse(u *unstructured.Unstructured) {
 	if len(set.Objects) == 1 {
 		it.object = set.Objects[0]
 		it.Object = it.object.Value.(metav1.Object)
+		return
 	}
+	var has struct {
+		Status struct{ Conditions []metav1.Condition }
+	}
+	_ = json.Unmarshal(data, &has) // what cannot be read is written anew
+	it.before = has.Status.Conditions
 }
 
 func metadata(u *unstructured.Unstructured) metav1.Object {

@@ -122,6 +122,26 @@ func sameCondition(a, b metav1.Condition) bool {
 	return a.Type == b.Type && a.Status == b.Status && a.Reason == b.Reason && a.ObservedGeneration == b.ObservedGeneration && a.Message == b.Message
 }
 
+// refusal is the status of an object that cannot be read.
+type refusal struct {
+	ObservedGeneration int64              `json:"observedGeneration,omitempty"`
+	Conditions         []metav1.Condition `json:"conditions"`
+}
+
+// refused is the status of an object of ours that is wrong by itself; nil: that is its status
+// already.
+func refused(it *item, now metav1.Time) any {
+	why := "it cannot be read"
+	if len(it.problems) > 0 {
+		why = it.problems[0].Text()
+	}
+	next := timed(it.before, []metav1.Condition{{Type: "Ready", Status: metav1.ConditionFalse, Reason: "InvalidObject", Message: why, ObservedGeneration: it.GetGeneration()}}, now)
+	if slices.EqualFunc(it.before, next, sameCondition) {
+		return nil
+	}
+	return refusal{it.GetGeneration(), next}
+}
+
 func unlessSame[T any](before, next *T) any {
 	if equality.Semantic.DeepEqual(before, next) {
 		return nil

@@ -3,12 +3,15 @@
 package cluster
 
 import (
+	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -131,5 +134,37 @@ func TestSameParents(t *testing.T) {
 	foreign.ControllerName = "other"
 	if sameParents([]gatewayv1.RouteParentStatus{foreign}, []gatewayv1.RouteParentStatus{base()}, controller) {
 		t.Error("another controller's")
+	}
+}
+
+// An object that its schema lets through, and that is wrong all the same, is told so.
+func TestRefused(t *testing.T) {
+	kinds := kinds(false)
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == "AgentEndpoint" })
+	read := func(status string) *item {
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON([]byte(`{"apiVersion":"spliceway.dev/v1alpha1","kind":"AgentEndpoint","metadata":{"namespace":"default","name":"e","generation":3},"spec":{"url":"tls://a.example.com","upstream":{"url":"tcp://10.0.0.1:80"},"bindings":7},"status":`+status+`}`)); err != nil {
+			t.Fatal(err)
+		}
+		return kinds[i].read(u)
+	}
+	now := metav1.Now()
+	it := read("{}")
+	if it.object != nil {
+		t.Fatal("it is not refused")
+	}
+	status, ok := refused(it, now).(refusal)
+	if !ok || len(status.Conditions) != 1 || status.Conditions[0].Status != "False" || !strings.Contains(status.Conditions[0].Message, "bindings") || status.ObservedGeneration != 3 {
+		t.Fatalf("status %+v", status)
+	}
+	data, err := json.Marshal(status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := refused(read(string(data)), metav1.NewTime(now.Add(time.Hour))); again != nil {
+		t.Errorf("it is written again: %+v", again)
+	}
+	if patch, err := statusPatch(it, status); err != nil || !strings.Contains(string(patch), `"reason":"InvalidObject"`) {
+		t.Errorf("patch %s, %v", patch, err)
 	}
 }

@@ -98,7 +98,12 @@ func (w *writer) write(ctx context.Context) bool {
 	var jobs []job
 	now := metav1.Now()
 	for _, j := range w.candidates() {
-		if j.status = merged(j.item.object.Value, w.published(wanted[j.item.key]), w.c.opts.Controller, now); j.status != nil {
+		if j.item.object == nil {
+			j.status = refused(j.item, now)
+		} else {
+			j.status = merged(j.item.object.Value, w.published(wanted[j.item.key]), w.c.opts.Controller, now)
+		}
+		if j.status != nil {
 			jobs = append(jobs, j)
 		}
 	}
@@ -142,7 +147,7 @@ func (w *writer) candidates() (all []job) {
 		}
 		rank := slices.IndexFunc(w.c.kinds, func(k kind) bool { return k.group == x.kind.group && k.name == x.kind.name })
 		x.items(func(it *item) {
-			if it.object != nil {
+			if it.object != nil || x.kind.of == nil {
 				all = append(all, job{resource: x.resource, item: it, rank: rank})
 			}
 		})
@@ -169,13 +174,15 @@ func (w *writer) one(ctx context.Context, j job) error {
 // statusPatch is a JSON merge patch (RFC 7396) that makes a status of an object what it is to
 // be. Fields that fall away have to be named: what a patch does not mention stays.
 func statusPatch(it *item, status any) ([]byte, error) {
-	before, err := json.Marshal(it.object.Value)
-	if err != nil {
-		return nil, err
-	}
 	var old struct{ Status map[string]any }
-	if err := json.Unmarshal(before, &old); err != nil {
-		return nil, err
+	if it.object != nil { // of what is wrong only conditions are written
+		before, err := json.Marshal(it.object.Value)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(before, &old); err != nil {
+			return nil, err
+		}
 	}
 	after, err := json.Marshal(status)
 	if err != nil {

@@ -46,8 +46,8 @@ type Input struct {
 	Namespaces         []*corev1.Namespace
 
 	// Addresses has those of each Gateway that asks for none itself. One that is
-	// not there gets no address and is not served. A nil map: every such Gateway
-	// is served on each address that the agent listens on.
+	// not there gets no address and is not served. One that is there without any, or a
+	// nil map: the Gateway is served on each address that the agent listens on.
 	Addresses map[types.NamespacedName][]netip.Addr
 	// AddressUsable tells, with an error, of an address in a Gateway's spec that
 	// the agent cannot listen on. Nil: all are usable.

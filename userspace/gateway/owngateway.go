@@ -111,8 +111,8 @@ func (c *computation) readAddresses(g *gateway) {
 		}
 	}
 	if !asked && c.in.Addresses != nil {
-		g.addresses = slices.Clone(c.in.Addresses[g.name])
-		if len(g.addresses) == 0 {
+		own, known := c.in.Addresses[g.name]
+		if g.addresses = slices.Clone(own); !known {
 			g.address.set(string(gatewayv1.GatewayReasonAddressNotAssigned), "no address is left for this Gateway; give it one in spec.addresses or give the agent more")
 		}
 	}
