@@ -143,7 +143,7 @@ func TestRefused(t *testing.T) {
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == "AgentEndpoint" })
 	read := func(status string) *item {
 		u := &unstructured.Unstructured{}
-		if err := u.UnmarshalJSON([]byte(`{"apiVersion":"spliceway.dev/v1alpha1","kind":"AgentEndpoint","metadata":{"namespace":"default","name":"e","generation":3},"spec":{"url":"tls://a.example.com","upstream":{"url":"tcp://10.0.0.1:80"},"bindings":7},"status":`+status+`}`)); err != nil {
+		if err := u.UnmarshalJSON([]byte(`{"apiVersion":"spliceway.dev/v1alpha1","kind":"AgentEndpoint","metadata":{"namespace":"default","name":"e","generation":3},"spec":{"url":"tls://a.example.com","upstream":{"url":"tcp://10.0.0.1:80"},"bindings":7},"status":` + status + `}`)); err != nil {
 			t.Fatal(err)
 		}
 		return kinds[i].read(u)
