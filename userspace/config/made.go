@@ -31,6 +31,9 @@ func ParseTargetURL(raw string) (scheme, host string, port uint16, err error) {
 	return parseTargetURL(raw)
 }
 
+// Quote is strconv.Quote for a value that may be of any length: it shows the beginning.
+func Quote(s string) string { return quote(s) }
+
 // Finish fills in the defaults that depend on an endpoint's other fields.
 func (e *Endpoint) Finish() {
 	if hc := &e.Upstream.HealthCheck; hc.ServerName == "" && !isWildcard(e.ServerName) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -120,7 +119,7 @@ func (v *validation) object(n *yaml.Node) (o *Object, known Key) {
 	v.about = Key{"", known.Kind, clean(known.Namespace), clean(known.Name)}.String()
 	v.names(known, k)
 	if !slices.Contains(k.versions, version) {
-		v.wrong(v.at("apiVersion"), []any{"apiVersion"}, "version %s is not known; expected one of %s", quote(version), strings.Join(k.versions, ", "))
+		v.wrong(v.at("apiVersion"), []any{"apiVersion"}, "version %s is not known; expected one of %s", config.Quote(version), strings.Join(k.versions, ", "))
 		return nil, known
 	}
 	if slices.Contains(k.deprecated, version) {
@@ -192,11 +191,11 @@ func (v *validation) names(known Key, k *kind) {
 	if known.Name == "" {
 		v.wrong(v.at("metadata", "name"), []any{"metadata", "name"}, "a name is needed")
 	} else if why := isName(known.Name); len(why) > 0 {
-		v.wrong(v.at("metadata", "name"), []any{"metadata", "name"}, "%s is no name: %s", quote(known.Name), why[0])
+		v.wrong(v.at("metadata", "name"), []any{"metadata", "name"}, "%s is no name: %s", config.Quote(known.Name), why[0])
 	}
 	if known.Namespace != "" && !k.cluster {
 		if why := k8s.IsDNS1123Label(known.Namespace); len(why) > 0 {
-			v.wrong(v.at("metadata", "namespace"), []any{"metadata", "namespace"}, "%s is no namespace: %s", quote(known.Namespace), why[0])
+			v.wrong(v.at("metadata", "namespace"), []any{"metadata", "namespace"}, "%s is no namespace: %s", config.Quote(known.Namespace), why[0])
 		}
 	}
 	v.named = len(v.problems) == before
@@ -214,23 +213,10 @@ func otherKind(group, name string) string {
 	return config.DidYouMean(name, names)
 }
 
-// quote is strconv.Quote for a value that may be of any length.
-func quote(s string) string {
-	const limit = 80
-	if len(s) <= limit {
-		return strconv.Quote(s)
-	}
-	cut := limit
-	for cut > limit-utf8.UTFMax && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return strconv.Quote(s[:cut]) + "..."
-}
-
 // clean is a text as it is, if it can be put into a message like that.
 func clean(s string) string {
 	if len(s) <= 253 && utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s
 	}
-	return quote(s)
+	return config.Quote(s)
 }

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/spliceway/spliceway/userspace/config"
 )
 
 // schemaFiles have the schemas by kind, or by KIND/VERSION where a version's is another.
@@ -169,11 +171,11 @@ func (v *validation) fitsText(text string, s *schema, path []any) {
 	case text == "" && s.MinLength > 0:
 		v.wrong(v.at(path...), path, "a value is needed")
 	case length < s.MinLength:
-		v.wrong(v.at(path...), path, "expected at least %d characters, found %s", s.MinLength, quote(text))
+		v.wrong(v.at(path...), path, "expected at least %d characters, found %s", s.MinLength, config.Quote(text))
 	case length > limit(s.MaxLength):
 		v.wrong(v.at(path...), path, "expected at most %d characters, found %d", *s.MaxLength, length)
 	case len(s.Enum) > 0 && !slices.Contains(s.Enum, text):
-		v.wrong(v.at(path...), path, "expected one of %s, found %s", strings.Join(s.Enum, ", "), quote(text))
+		v.wrong(v.at(path...), path, "expected one of %s, found %s", strings.Join(s.Enum, ", "), config.Quote(text))
 	case s.pattern != nil && !s.pattern.MatchString(text):
 		v.wrong(v.at(path...), path, "%s", mismatch(text, s.Pattern))
 	}
@@ -186,9 +188,9 @@ const dnsName = `[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*
 func mismatch(text, pattern string) string {
 	switch pattern {
 	case `^` + dnsName:
-		return quote(text) + ` is no name: expected lower-case letters, digits, "-" and ".", with a letter or digit at both ends of each part`
+		return config.Quote(text) + ` is no name: expected lower-case letters, digits, "-" and ".", with a letter or digit at both ends of each part`
 	case `^(\*\.)?` + dnsName:
-		return quote(text) + ` is no hostname: expected a DNS name in lower case, or "*." and one`
+		return config.Quote(text) + ` is no hostname: expected a DNS name in lower case, or "*." and one`
 	}
-	return fmt.Sprintf("%s is not of the form %s", quote(text), pattern)
+	return fmt.Sprintf("%s is not of the form %s", config.Quote(text), pattern)
 }

@@ -131,7 +131,7 @@ func (v *validation) expected(n *yaml.Node, path []any, what string) {
 	case yaml.SequenceNode:
 		found = "a list"
 	case yaml.ScalarNode:
-		found = quote(n.Value)
+		found = config.Quote(n.Value)
 		if v.hides(path) {
 			found = "something else"
 		}
@@ -167,7 +167,7 @@ func (v *validation) structure(n *yaml.Node, t reflect.Type, path []any) any {
 			for j := range fields {
 				names[j] = fields[j].name
 			}
-			v.wrong(e.at, path, "unknown field %s%s", quote(e.key), config.DidYouMean(e.key, names))
+			v.wrong(e.at, path, "unknown field %s%s", config.Quote(e.key), config.DidYouMean(e.key, names))
 			continue
 		}
 		if len(path) == 0 && e.key == "status" {

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	k8s "k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/spliceway/spliceway/userspace/config"
 )
 
 // Of the core objects it is checked what decides where connections go.
@@ -24,7 +26,7 @@ func (v *validation) protocol(p corev1.Protocol, path ...any) {
 	switch p {
 	case "", corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP:
 	default:
-		v.wrong(v.at(path...), path, "expected one of TCP, UDP, SCTP, found %s", quote(string(p)))
+		v.wrong(v.at(path...), path, "expected one of TCP, UDP, SCTP, found %s", config.Quote(string(p)))
 	}
 }
 
@@ -37,12 +39,12 @@ func validateService(v *validation, o *corev1.Service) {
 		if p.Name == "" && len(o.Spec.Ports) > 1 {
 			v.wrong(v.at(at...), with(at, "name"), "a name is needed where there are several ports")
 		} else if names[p.Name] {
-			v.wrong(v.at(with(at, "name")...), with(at, "name"), "another port has the name %s", quote(p.Name))
+			v.wrong(v.at(with(at, "name")...), with(at, "name"), "another port has the name %s", config.Quote(p.Name))
 		}
 		names[p.Name] = true
 		if target := p.TargetPort; target.StrVal != "" {
 			if why := k8s.IsValidPortName(target.StrVal); len(why) > 0 {
-				v.wrong(v.at(with(at, "targetPort")...), with(at, "targetPort"), "%s is no port: %s", quote(target.StrVal), why[0])
+				v.wrong(v.at(with(at, "targetPort")...), with(at, "targetPort"), "%s is no port: %s", config.Quote(target.StrVal), why[0])
 			}
 		} else if target.IntVal != 0 {
 			v.port(target.IntVal, with(at, "targetPort")...)
@@ -50,7 +52,7 @@ func validateService(v *validation, o *corev1.Service) {
 	}
 	if ip := o.Spec.ClusterIP; ip != "" && ip != corev1.ClusterIPNone {
 		if _, err := netip.ParseAddr(ip); err != nil {
-			v.wrong(v.at("spec", "clusterIP"), []any{"spec", "clusterIP"}, "expected an IP address or None, found %s", quote(ip))
+			v.wrong(v.at("spec", "clusterIP"), []any{"spec", "clusterIP"}, "expected an IP address or None, found %s", config.Quote(ip))
 		}
 	}
 }
@@ -59,7 +61,7 @@ func validateEndpointSlice(v *validation, o *discoveryv1.EndpointSlice) {
 	switch o.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN:
 	default:
-		v.wrong(v.at("addressType"), []any{"addressType"}, "expected one of IPv4, IPv6, FQDN, found %s", quote(string(o.AddressType)))
+		v.wrong(v.at("addressType"), []any{"addressType"}, "expected one of IPv4, IPv6, FQDN, found %s", config.Quote(string(o.AddressType)))
 		return
 	}
 	for i, e := range o.Endpoints {
@@ -69,7 +71,7 @@ func validateEndpointSlice(v *validation, o *discoveryv1.EndpointSlice) {
 			is4 := err == nil && ip.Is4() && o.AddressType == discoveryv1.AddressTypeIPv4
 			is6 := err == nil && ip.Is6() && ip.Zone() == "" && o.AddressType == discoveryv1.AddressTypeIPv6
 			if path := []any{"endpoints", i, "addresses", j}; !is4 && !is6 && o.AddressType != discoveryv1.AddressTypeFQDN {
-				v.wrong(v.at(path...), path, "expected an address of type %s, found %s", o.AddressType, quote(a))
+				v.wrong(v.at(path...), path, "expected an address of type %s, found %s", o.AddressType, config.Quote(a))
 			}
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8s "k8s.io/apimachinery/pkg/util/validation"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/spliceway/spliceway/userspace/config"
 )
 
 // The rules of the Gateway API that are no part of the schemas: resource definitions have
@@ -38,9 +40,9 @@ func (v *validation) hostname(h gatewayv1.Hostname, path ...any) {
 	}
 	switch _, err := netip.ParseAddr(string(h)); {
 	case err == nil:
-		v.wrong(v.at(path...), path, "expected a DNS name, found the IP address %s", quote(string(h)))
+		v.wrong(v.at(path...), path, "expected a DNS name, found the IP address %s", config.Quote(string(h)))
 	case len(why) > 0:
-		v.wrong(v.at(path...), path, "%s is no hostname: %s", quote(string(h)), why[0])
+		v.wrong(v.at(path...), path, "%s is no hostname: %s", config.Quote(string(h)), why[0])
 	}
 }
 
@@ -105,12 +107,12 @@ func (v *validation) addresses(all []gatewayv1.GatewaySpecAddress) {
 		}
 		switch ip, err := netip.ParseAddr(a.Value); {
 		case of == string(gatewayv1.IPAddressType) && (err != nil || ip.Zone() != ""):
-			v.wrong(v.at(at...), at, "expected an IP address, found %s", quote(a.Value))
+			v.wrong(v.at(at...), at, "expected an IP address, found %s", config.Quote(a.Value))
 		case of == string(gatewayv1.HostnameAddressType):
 			v.hostname(gatewayv1.Hostname(a.Value), at...)
 		}
 		if seen[address{of, a.Value}] {
-			v.wrong(v.at(at...), at, "%s %s is there twice", of, quote(a.Value))
+			v.wrong(v.at(at...), at, "%s %s is there twice", of, config.Quote(a.Value))
 		}
 		seen[address{of, a.Value}] = true
 	}
@@ -176,7 +178,7 @@ func validateHTTPRoute(v *validation, o *gatewayv1.HTTPRoute) {
 			}
 			at := []any{"spec", "rules", i, "matches", j, "path", "value"}
 			if p := *m.Path.Value; !strings.HasPrefix(p, "/") || path.Clean(p) != strings.TrimSuffix(p, "/") && p != "/" {
-				v.wrong(v.at(at...), at, "expected a path that begins with / and has no //, /./ or /../, found %s", quote(p))
+				v.wrong(v.at(at...), at, "expected a path that begins with / and has no //, /./ or /../, found %s", config.Quote(p))
 			}
 		}
 		for j, b := range r.BackendRefs {
@@ -261,7 +263,7 @@ func validateBackendTLSPolicy(v *validation, o *gatewayv1.BackendTLSPolicy) {
 		v.wrong(v.at("spec", "validation"), []any{"spec", "validation"}, "exactly one of caCertificateRefs and wellKnownCACertificates must be set")
 	}
 	if wellKnown != nil && *wellKnown != gatewayv1.WellKnownCACertificatesSystem {
-		v.wrong(v.at("spec", "validation", "wellKnownCACertificates"), []any{"spec", "validation", "wellKnownCACertificates"}, "expected System, found %s", quote(string(*wellKnown)))
+		v.wrong(v.at("spec", "validation", "wellKnownCACertificates"), []any{"spec", "validation", "wellKnownCACertificates"}, "expected System, found %s", config.Quote(string(*wellKnown)))
 	}
 	for i, n := range o.Spec.Validation.SubjectAltNames {
 		at := []any{"spec", "validation", "subjectAltNames", i}

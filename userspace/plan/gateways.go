@@ -145,7 +145,7 @@ func (p *planner) route(r *gateway.Route, names map[string]int) {
 	}
 	names[nameOf(key)]++
 	e.Pos = o.Pos
-	x := Endpoint{From: key.String(), key: key, Places: p.free(o, "route", r.Matches)}
+	x := Endpoint{From: key.String(), Places: p.free(o, "route", r.Matches)}
 	if len(x.Places) == 0 {
 		return
 	}
@@ -189,7 +189,7 @@ func (p *planner) http(l *gateway.HTTPListener) {
 	e := config.NewEndpoint()
 	e.Name = nameOf(key) + "/" + l.Name
 	e.Pos = o.Pos
-	x := Endpoint{From: key.String(), key: key, HTTP: &HTTP{}}
+	x := Endpoint{From: key.String(), HTTP: &HTTP{}}
 	scheme := "http"
 	if l.Termination == nil {
 		for _, m := range l.Matches {
@@ -325,20 +325,4 @@ func (p *planner) backend(b *gateway.Backend, terminated bool, at config.Positio
 func (p *Plan) SelfOf(i int) policy.Endpoint {
 	e := &p.Config.Endpoints[i]
 	return policy.Endpoint{ID: e.Name, URL: p.Endpoints[i].URL, Protocol: "tls", Host: e.ServerName, Port: int(e.Port)}
-}
-
-// Addresses are the local addresses that endpoints want besides those of the agent's file,
-// with their ports.
-func (p *Plan) Addresses() []netip.AddrPort {
-	var all []netip.AddrPort
-	seen := make(map[netip.AddrPort]bool)
-	for i := range p.Endpoints {
-		for _, e := range p.Endpoints[i].Places {
-			if at := netip.AddrPortFrom(e.Address, e.Port); e.Address.IsValid() && !seen[at] {
-				seen[at] = true
-				all = append(all, at)
-			}
-		}
-	}
-	return all
 }

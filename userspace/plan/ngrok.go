@@ -25,7 +25,6 @@ const internalSuffix = ".internal"
 
 // outcome is what became of an endpoint object.
 type outcome struct {
-	object *manifest.Object
 	url    string
 	policy string // none, inline, or a name
 	// The first that is not nil is why it is not served.
@@ -44,7 +43,7 @@ func (o *outcome) errors() (all config.Errors) {
 
 // translate adds an object's endpoint, or that of the object that was right before.
 func (p *planner) translate(o *manifest.Object) {
-	out := &outcome{object: o}
+	out := &outcome{}
 	p.statuses[o.Key] = out
 	if p.endpoint(o, out) {
 		p.good[o.Key] = o
@@ -57,7 +56,7 @@ func (p *planner) translate(o *manifest.Object) {
 		return
 	}
 	if before := p.old.good[o.Key]; before != nil && before != o {
-		if p.endpoint(before, &outcome{object: before}) {
+		if p.endpoint(before, &outcome{}) {
 			out.kept = true
 			p.good[o.Key] = before
 			p.warn(o.Pos, "%s: what was there before goes on", o.Key)
@@ -105,7 +104,7 @@ func (p *planner) agentEndpoint(o *manifest.Object, v *v1alpha1.AgentEndpoint, e
 	if c := v.Spec.TrafficPolicy; c != nil {
 		if c.Inline != nil {
 			out.policy = "inline"
-			p.inline(o, []any{"spec", "trafficPolicy", "inline"}, e, x, out)
+			p.use(o, []any{"spec", "trafficPolicy", "inline"}, e, x, out)
 		} else {
 			p.reference(o, c.TargetRef.Name, []any{"spec", "trafficPolicy", "targetRef", "name"}, e, x, out)
 		}
@@ -121,10 +120,10 @@ func (p *planner) cloudEndpoint(o *manifest.Object, v *v1alpha1.CloudEndpoint, e
 	switch {
 	case c != nil && c.Inline != nil:
 		out.policy = "inline"
-		p.inline(o, []any{"spec", "trafficPolicy", "inline"}, e, x, out)
+		p.use(o, []any{"spec", "trafficPolicy", "inline"}, e, x, out)
 	case c != nil && c.Policy != nil:
 		out.policy = "inline"
-		p.inline(o, []any{"spec", "trafficPolicy", "policy"}, e, x, out)
+		p.use(o, []any{"spec", "trafficPolicy", "policy"}, e, x, out)
 	case c != nil && c.TargetRef != nil:
 		p.reference(o, c.TargetRef.Name, []any{"spec", "trafficPolicy", "targetRef", "name"}, e, x, out)
 	case v.Spec.TrafficPolicyName != "":
@@ -242,11 +241,7 @@ func (p *planner) secret(o *manifest.Object, name, key string) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("there is no Secret %s/%s", o.Namespace, name)
 	}
-	v := s.Value.(*corev1.Secret)
-	if text, ok := v.StringData[key]; ok {
-		return []byte(text), nil
-	}
-	if data := v.Data[key]; len(data) > 0 {
+	if data := applied(s.Value.(*corev1.Secret)).Data[key]; len(data) > 0 {
 		return data, nil
 	}
 	return nil, fmt.Errorf("the Secret %s/%s (%s) has no %s", o.Namespace, name, s.Pos, key)

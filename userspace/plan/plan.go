@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/crypto/acme"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
@@ -84,7 +85,6 @@ type Endpoint struct {
 	// alone. The first of them stands for all.
 	Peers   []int
 	pooling bool
-	key     manifest.Key
 }
 
 // planner makes a Plan.
@@ -181,7 +181,7 @@ func (p *planner) fromFile() {
 		e := &p.Config.Endpoints[i]
 		alpn := e.ALPN
 		if t := e.TLSTermination; t != nil && t.ACME && len(alpn) > 0 {
-			alpn = append(slices.Clone(alpn), ChallengeProtocol)
+			alpn = append(slices.Clone(alpn), acme.ALPNProto)
 		}
 		x := Endpoint{URL: e.URL, Places: []route.Entry{{Port: e.Port, Name: e.ServerName, ALPN: alpn}}}
 		p.Endpoints = append(p.Endpoints, x)
@@ -190,10 +190,6 @@ func (p *planner) fromFile() {
 		}
 	}
 }
-
-// ChallengeProtocol is the ALPN protocol of an authority that looks whether a name is
-// served here, RFC 8737.
-const ChallengeProtocol = "acme-tls/1"
 
 func claimsOf(e *route.Entry) []claim {
 	address := ""
@@ -229,7 +225,6 @@ func (p *planner) index() {
 // add adds an endpoint, unless its places are others'.
 func (p *planner) add(o *manifest.Object, e config.Endpoint, x Endpoint) *config.Error {
 	i := len(p.Endpoints)
-	x.key = o.Key
 	if p.names[e.Name] {
 		return p.problem(o, []any{"metadata", "name"}, "there is another %s of this name, of another API group", o.Kind)
 	}

@@ -10,11 +10,6 @@ import (
 	"github.com/spliceway/spliceway/userspace/policy"
 )
 
-// inline uses a policy that stands in an object.
-func (p *planner) inline(o *manifest.Object, path []any, e *config.Endpoint, x *Endpoint, out *outcome) {
-	p.use(o, path, e, x, out)
-}
-
 // reference uses a policy that an object names.
 func (p *planner) reference(o *manifest.Object, name string, path []any, e *config.Endpoint, x *Endpoint, out *outcome) {
 	out.policy = name

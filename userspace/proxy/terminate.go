@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/acme"
+
 	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
@@ -25,12 +27,10 @@ type Termination struct {
 	Challenge *tls.Config
 }
 
-// challengeProtocol is the ALPN protocol of RFC 8737, alone in its hello.
-const challengeProtocol = "acme-tls/1"
-
 // handshake does TLS with the client, whose hello is still in the socket.
 func (c *conn) handshake(t *Termination) telemetry.Outcome {
-	challenge := t.Challenge != nil && slices.Equal(c.rec.ALPN, []string{challengeProtocol})
+	// RFC 8737: it is alone in its hello.
+	challenge := t.Challenge != nil && slices.Equal(c.rec.ALPN, []string{acme.ALPNProto})
 	config := t.Challenge
 	if !challenge {
 		config = t.Server.Config()
