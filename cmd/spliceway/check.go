@@ -31,9 +31,7 @@ func (c checkCmd) Run(e env) error {
 			continue
 		}
 		p := agent.Plan(cfg)
-		for _, w := range p.Warnings {
-			fmt.Fprintf(e.stderr, "warning: %s: %s\n", w.Pos, w.Text)
-		}
+		warn(e, p)
 		warnings, err := agent.CheckFiles(p)
 		for _, w := range warnings {
 			fmt.Fprintln(e.stderr, "warning:", w)

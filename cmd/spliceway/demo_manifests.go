@@ -61,9 +61,7 @@ func (c demoCmd) ways(e env) ([]demo.Way, error) {
 	for _, set := range sets {
 		p := agent.Plan(&config.Config{Manifests: set})
 		tell(e, p)
-		for _, w := range p.Warnings {
-			fmt.Fprintf(e.stderr, "warning: %s: %s\n", w.Pos, w.Text)
-		}
+		warn(e, p)
 		if way := wayOf(e, set, p); len(way.Visits) > 0 {
 			ways = append(ways, way)
 		}

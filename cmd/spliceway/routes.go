@@ -28,6 +28,13 @@ func tell(e env, p *plan.Plan) {
 	}
 }
 
+// warn prints what is odd about objects that are served.
+func warn(e env, p *plan.Plan) {
+	for _, w := range p.Warnings {
+		fmt.Fprintf(e.stderr, "warning: %s: %s\n", w.Pos, w.Text)
+	}
+}
+
 type routesCmd struct {
 	List routesListCmd `cmd:"" default:"withargs" help:"List the routes of a configuration (the default)."`
 	Test routesTestCmd `cmd:"" help:"Tell which endpoint takes a name, and why."`

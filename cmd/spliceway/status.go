@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -50,9 +49,7 @@ func (c statusCmd) Run(e env) error {
 	} else {
 		printStatus(e, p)
 	}
-	for _, w := range p.Warnings {
-		fmt.Fprintf(e.stderr, "warning: %s: %s\n", w.Pos, w.Text)
-	}
+	warn(e, p)
 	tell(e, p)
 	if err == nil && len(p.Problems) > 0 {
 		err = errReported

@@ -33,7 +33,7 @@ func (a address) steered() bool { return !a.prefix.IsSingleIP() }
 
 // takes tells whether connections to an address get here.
 func (a address) takes(at netip.Addr) bool {
-	return a.prefix.Contains(at) || a.prefix == everyIPv4 && at.Is4() || a.prefix == everyIPv6 && at.Is6()
+	return a.covers(address{netip.PrefixFrom(at, at.BitLen()), a.port})
 }
 
 func (a address) bind() netip.AddrPort { return netip.AddrPortFrom(a.prefix.Addr(), a.port) }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spliceway/spliceway/userspace/config"
@@ -23,7 +24,8 @@ func Plan(cfg *config.Config) *plan.Plan {
 // plan is Plan for the running agent: what has been served goes on where it is broken
 // now. The error is that of a configuration that is to be strict.
 func (a *agent) plan(cfg *config.Config) (*plan.Plan, error) {
-	o := plan.Options{Usable: func(at netip.Addr) error { return usable(cfg, at) }}
+	own := sync.OnceValues(net.InterfaceAddrs)
+	o := plan.Options{Usable: func(at netip.Addr) error { return usable(cfg, own, at) }}
 	if !a.strict {
 		o.Old = a.planned
 	}
@@ -39,13 +41,13 @@ func (a *agent) plan(cfg *config.Config) (*plan.Plan, error) {
 }
 
 // usable tells whether an address that a Gateway asks for can be listened on.
-func usable(cfg *config.Config, at netip.Addr) error {
+func usable(cfg *config.Config, hosts func() ([]net.Addr, error), at netip.Addr) error {
 	for _, p := range slices.Concat(cfg.Listen, cfg.Kubernetes.Addresses) {
 		if p.Contains(at) {
 			return nil
 		}
 	}
-	own, err := net.InterfaceAddrs()
+	own, err := hosts()
 	if err != nil {
 		return fmt.Errorf("the addresses of this host are not known: %w", err)
 	}

@@ -269,10 +269,7 @@ func terminationOf(t *gateway.Termination, at config.Position) *config.Terminati
 		c.MinTLS = map[string]uint16{"1.2": 0x303, "1.3": 0x304}[t.MinVersion]
 	}
 	if v := t.ClientValidation; v != nil {
-		c.MutualTLS = &config.MutualTLS{Mode: "require-and-verify", CAPEM: v.CAPEM, Pos: at}
-		if v.Insecure {
-			c.MutualTLS.Mode, c.MutualTLS.CAPEM = "request", nil
-		}
+		c.MutualTLS = mutualTLS(v.CAPEM, v.Insecure, at)
 	}
 	return c
 }

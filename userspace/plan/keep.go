@@ -18,14 +18,14 @@ func (p *planner) keep() []*manifest.Object {
 	if p.old == nil || len(p.set.Broken)+len(p.set.BrokenFiles) == 0 {
 		return p.set.Objects
 	}
+	lost, lostFiles := setOf(p.set.Broken), setOf(p.set.BrokenFiles)
 	have := make(map[manifest.Key]bool, len(p.set.Objects))
 	for _, o := range p.set.Objects {
 		have[o.Key] = true
 	}
 	objects := slices.Clone(p.set.Objects)
 	for _, o := range p.old.set.Objects {
-		broken := slices.Contains(p.set.Broken, o.Key) || slices.Contains(p.set.BrokenFiles, o.Pos.File)
-		if broken && !have[o.Key] {
+		if (lost[o.Key] || lostFiles[o.Pos.File]) && !have[o.Key] {
 			p.warn(o.Pos, "%s: what was there before goes on", o.Key)
 			objects = append(objects, o)
 		}
@@ -33,6 +33,14 @@ func (p *planner) keep() []*manifest.Object {
 	p.set = &manifest.Set{Objects: objects, Problems: p.set.Problems, Warnings: p.set.Warnings, Broken: p.set.Broken, BrokenFiles: p.set.BrokenFiles, Files: p.set.Files}
 	p.Plan.set = p.set
 	return objects
+}
+
+func setOf[T comparable](list []T) map[T]bool {
+	set := make(map[T]bool, len(list))
+	for _, x := range list {
+		set[x] = true
+	}
+	return set
 }
 
 // replace puts what was there before in the place of policies and certificates that are

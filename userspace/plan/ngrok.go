@@ -258,6 +258,15 @@ func (p *planner) pair(o *manifest.Object, name string) (cert, key []byte, err e
 	return cert, key, err
 }
 
+// mutualTLS asks clients for certificates that CAs vouch for, or, if any client is let in, for
+// whatever they have.
+func mutualTLS(ca []byte, anyone bool, at config.Position) *config.MutualTLS {
+	if anyone {
+		return &config.MutualTLS{Mode: "request", Pos: at}
+	}
+	return &config.MutualTLS{Mode: "require-and-verify", CAPEM: ca, Pos: at}
+}
+
 func (p *planner) termination(o *manifest.Object, t *v1alpha1.TLSTermination, e *config.Endpoint) *config.Error {
 	at := []any{"spec", "tlsTermination"}
 	cert, key, err := p.pair(o, t.ServerCertificateRef.Name)
@@ -275,12 +284,9 @@ func (p *planner) termination(o *manifest.Object, t *v1alpha1.TLSTermination, e 
 		if err != nil {
 			return p.problem(o, append(at, "mutualTLS", "clientCAsRef", "name"), "%v", err)
 		}
-		c.MutualTLS = &config.MutualTLS{Mode: "require-and-verify", CAPEM: ca, Pos: o.At(append(at, "mutualTLS")...)}
-		if m.Mode == "request" {
-			// ngrok verifies what comes, and lets in who shows nothing: the same as
-			// its require but for that. Verified or not is in the log.
-			c.MutualTLS.Mode, c.MutualTLS.CAPEM = "request", nil
-		}
+		// ngrok verifies what comes, and lets in who shows nothing: the same as its
+		// require but for that. Verified or not is in the log.
+		c.MutualTLS = mutualTLS(ca, m.Mode == "request", o.At(append(at, "mutualTLS")...))
 	}
 	e.TLSTermination = c
 	return nil
