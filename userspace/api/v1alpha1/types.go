@@ -26,7 +26,8 @@ type AgentEndpoint struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   AgentEndpointSpec   `json:"spec"`
+	Spec AgentEndpointSpec `json:"spec"`
+	// +optional
 	Status AgentEndpointStatus `json:"status,omitzero"`
 }
 
@@ -139,7 +140,8 @@ type CloudEndpoint struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   CloudEndpointSpec   `json:"spec"`
+	Spec CloudEndpointSpec `json:"spec"`
+	// +optional
 	Status CloudEndpointStatus `json:"status,omitzero"`
 }
 
@@ -206,7 +208,9 @@ type NgrokTrafficPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   NgrokTrafficPolicySpec   `json:"spec,omitzero"`
+	// +optional
+	Spec NgrokTrafficPolicySpec `json:"spec,omitzero"`
+	// +optional
 	Status NgrokTrafficPolicyStatus `json:"status,omitzero"`
 }
 
