@@ -15,7 +15,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel conformance lint generate check-generated fuzz bench bench-relay bench-terminate clean
+.PHONY: help build demo test test-kernel conformance chart lint generate check-generated fuzz bench bench-relay bench-terminate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ conformance: build ## the Gateway API's conformance suite against a real API ser
 	cd testenv/kube/conformance && CGO_ENABLED=0 $(GO) build -trimpath -o ../../../bin/kube/echo-basic sigs.k8s.io/gateway-api/conformance/echo-basic
 	cd testenv/kube/conformance && CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m $(ARGS) . -args -agent-version '$(VERSION)' -report "$(CURDIR)/docs/conformance/report.yaml"
 
+chart: ## tests of deploy: the chart, the plain manifests, the dashboard, the Containerfile
+	cd testenv/kube/chart && CGO_ENABLED=0 $(GO) vet ./... && $(GO) mod tidy -diff && CGO_ENABLED=0 $(GO) test -count=1 ./...
+
 lint: ## gofmt, vet, staticcheck, module files, licence lines
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt -w these:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
@@ -54,9 +57,13 @@ lint: ## gofmt, vet, staticcheck, module files, licence lines
 generate: ## compile the BPF programs and regenerate what is made from source (needs $(CLANG), libbpf-dev)
 	BPF2GO_CC=$(CLANG) $(GO) generate ./bpf
 	$(GO) test ./userspace/telemetry -count=1 -run Docs -update
+	cd testenv/kube/chart && CGO_ENABLED=0 $(GO) build -o ../../../bin/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
+	bin/controller-gen crd paths=./userspace/api/v1alpha1 output:crd:dir=deploy/helm/spliceway/crds
+	cp deploy/grafana/spliceway.json deploy/helm/spliceway/dashboards/spliceway.json
+	cd testenv/kube/chart && CGO_ENABLED=0 $(GO) test -count=1 -run TestPlain . -update
 
 check-generated: generate ## fail if what is committed is not what the sources give
-	@git diff --exit-code -- bpf docs || { echo "generated files differ: commit what 'make generate' made"; exit 1; }
+	@git diff --exit-code -- bpf docs deploy || { echo "generated files differ: commit what 'make generate' made"; exit 1; }
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	@for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \

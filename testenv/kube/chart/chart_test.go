@@ -7,10 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,8 +29,6 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
-
-	"github.com/spliceway/spliceway/userspace/config"
 )
 
 var update = flag.Bool("update", false, "write deploy/kubernetes anew")
@@ -42,7 +44,7 @@ config:
   admin: {address: "0.0.0.0:9180"}
   log: {level: debug, format: text}
 extraVolumes: [{name: tls, secret: {secretName: tls}}]
-extraVolumeMounts: [{name: tls, mountPath: /etc/spliceway/tls, readOnly: true}]
+extraVolumeMounts: [{name: tls, mountPath: /etc/tls, readOnly: true}]
 serviceAccount: {annotations: {a: b}}
 resources: {limits: {memory: 1Gi}}
 nodeSelector: {edge: "true"}
@@ -179,14 +181,45 @@ func rendered(t *testing.T, text string) map[string]runtime.Object {
 	return all
 }
 
-// load has the agent read its file.
-func load(t *testing.T, all map[string]runtime.Object) (*config.Config, error) {
+// agent is the agent, built once.
+var agent = sync.OnceValues(func() (string, error) {
+	file := filepath.Join(temporary, "spliceway")
+	cmd := exec.Command("go", "-C", filepath.Join(deploy, ".."), "build", "-o", file, "./cmd/spliceway")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
+	}
+	return file, nil
+})
+
+var temporary string
+
+func TestMain(m *testing.M) {
+	var err error
+	if temporary, err = os.MkdirTemp("", "chart"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(temporary)
+	os.Exit(code)
+}
+
+// check has the agent check its file.
+func check(t *testing.T, all map[string]runtime.Object) error {
 	t.Helper()
+	spliceway, err := agent()
+	if err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(t.TempDir(), "spliceway.yaml")
 	if err := os.WriteFile(file, []byte(all["ConfigMap"].(*corev1.ConfigMap).Data["spliceway.yaml"]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return config.Load(file)
+	if out, err := exec.Command(spliceway, "check", file).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 func TestObjects(t *testing.T) {
@@ -194,7 +227,7 @@ func TestObjects(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			all := rendered(t, text)
 			// Without kubernetes the agent wants something else to serve.
-			if _, err := load(t, all); err != nil && name != "next to nothing" {
+			if err := check(t, all); err != nil && name != "next to nothing" {
 				t.Errorf("the agent refuses its file: %v", err)
 			}
 			pod := all["DaemonSet"].(*appsv1.DaemonSet).Spec.Template.Spec
@@ -236,12 +269,12 @@ func TestPod(t *testing.T) {
 	if len(s.Capabilities.Add) > 0 {
 		t.Errorf("capabilities that no engine needs: %v", s.Capabilities.Add)
 	}
-	cfg, err := load(t, all)
-	if err != nil {
-		t.Fatal(err)
+	drain := regexp.MustCompile(`(?m)^  drain: (\S+)`).FindStringSubmatch(read(t, "../examples/reference.yaml"))
+	if drain == nil {
+		t.Fatal("examples/reference.yaml has no timeouts.drain")
 	}
-	if grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second; grace <= cfg.Timeouts.Drain {
-		t.Errorf("terminationGracePeriodSeconds: %s is no longer than draining, %s", grace, cfg.Timeouts.Drain)
+	if d, err := time.ParseDuration(drain[1]); err != nil || time.Duration(*pod.TerminationGracePeriodSeconds)*time.Second <= d {
+		t.Errorf("terminationGracePeriodSeconds: %d is no longer than draining, %s (%v)", *pod.TerminationGracePeriodSeconds, drain[1], err)
 	}
 	for _, m := range c.VolumeMounts {
 		if m.Name == "cgroup" && !m.ReadOnly || m.Name == "bpffs" && (m.MountPropagation == nil || *m.MountPropagation != corev1.MountPropagationHostToContainer) {
