@@ -4,6 +4,7 @@ package testenv
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/netip"
 	"time"
@@ -105,6 +106,24 @@ func MustProcess(tb TB, options ProcessOptions) *Process {
 func MustCA(tb TB) *CA {
 	tb.Helper()
 	return must(NewCA()).orFail(tb, nil)
+}
+
+// MustPEM is [EncodePair] in a test, as text.
+func MustPEM(tb TB, c tls.Certificate) (chain, key string) {
+	tb.Helper()
+	chainPEM, keyPEM, err := EncodePair(c)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	return string(chainPEM), string(keyPEM)
+}
+
+// MustPair is the [MustPEM] of a certificate for a name, of an authority that nobody else
+// knows.
+func MustPair(tb TB, name string) (chain, key string) {
+	tb.Helper()
+	c := must(MustCA(tb).Certificate(name)).orFail(tb, nil)
+	return MustPEM(tb, c)
 }
 
 // MustHello is [Hello] in a test.

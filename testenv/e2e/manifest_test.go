@@ -179,19 +179,9 @@ func TestTrafficPolicies(t *testing.T) {
 	})
 }
 
-// pemText is a certificate and its key for a YAML string.
-func pemText(t *testing.T, c tls.Certificate) (chain, key string) {
-	t.Helper()
-	chainPEM, keyPEM, err := testenv.EncodePair(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(chainPEM), string(keyPEM)
-}
-
 func tlsSecret(t *testing.T, name string, c tls.Certificate, more string) string {
 	t.Helper()
-	chain, key := pemText(t, c)
+	chain, key := testenv.MustPEM(t, c)
 	enc := base64.StdEncoding.EncodeToString
 	return fmt.Sprintf("---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\ntype: kubernetes.io/tls\ndata: {tls.crt: %s, tls.key: %s%s}\n", name, enc([]byte(chain)), enc([]byte(key)), more)
 }
@@ -209,7 +199,7 @@ func TestTerminationByManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, key := pemText(t, server)
+	chain, key := testenv.MustPEM(t, server)
 	plain := "tcp://" + greeter(t, n.Backends[0], "welcome").String()
 	secure := "tls://" + at(n.Backends[0], tlsBackend(t, n.Backends[0], ca, "again", "again.test")).String()
 	ca64 := base64.StdEncoding.EncodeToString(ca.PEM())

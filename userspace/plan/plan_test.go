@@ -294,25 +294,14 @@ func TestWhatBreaksGoesOn(t *testing.T) {
 
 // TestASharedPolicyThatBreaksGoesOn for all that name it, and so does a certificate.
 func TestASharedPolicyThatBreaksGoesOn(t *testing.T) {
-	ca, err := testenv.NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := ca.Certificate("b.test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, key, err := testenv.EncodePair(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	chain, key := testenv.MustPair(t, "b.test")
 	objects := func(action, key string) string {
 		return "---\napiVersion: ngrok.k8s.ngrok.com/v1alpha1\nkind: NgrokTrafficPolicy\nmetadata: {name: p}\nspec: {policy: {on_tcp_connect: [{actions: [{type: " + action + "}]}]}}\n" +
 			agent("a", `{url: "tls://a.test", upstream: {url: "tcp://b:1"}, trafficPolicy: {targetRef: {name: p}}}`) +
 			fmt.Sprintf("---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/tls\nstringData: {tls.crt: %q, tls.key: %q}\n", chain, key) +
 			agent("b", `{url: "tls://b.test", upstream: {url: "tcp://b:1"}, tlsTermination: {serverCertificateRef: {name: s}}}`)
 	}
-	p := made(t, none, objects("deny", string(key)), Options{})
+	p := made(t, none, objects("deny", key), Options{})
 	want := routes(p)
 	for range 2 { // what was there before is the next one's before
 		p = made(t, none, objects("denny", "hunter2"), Options{Old: p})
@@ -323,7 +312,7 @@ func TestASharedPolicyThatBreaksGoesOn(t *testing.T) {
 		}
 		expect(t, "statuses", []string{"NgrokTrafficPolicy default/p: Valid: TrafficPolicyError", "NgrokTrafficPolicy default/p: Ready: TrafficPolicyError"}, statuses(p))
 	}
-	if p = made(t, none, objects("close-connection", string(key)), Options{Old: p}); len(p.Problems) > 0 {
+	if p = made(t, none, objects("close-connection", key), Options{Old: p}); len(p.Problems) > 0 {
 		t.Errorf("problems %v", p.Problems)
 	}
 }
@@ -372,25 +361,14 @@ spec: {parentRefs: [{name: g}], hostnames: [a.test, b.test], rules: [{backendRef
 
 // TestStatusIsJSON that has no key of a Secret in it.
 func TestStatusIsJSON(t *testing.T) {
-	ca, err := testenv.NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := ca.Certificate("a.test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, key, err := testenv.EncodePair(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	chain, key := testenv.MustPair(t, "a.test")
 	p := made(t, none, fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {tls.crt: %q, tls.key: %q}\n", chain, key)+
 		agent("a", `{url: "tls://a.test", upstream: {url: "tcp://b:1"}, tlsTermination: {serverCertificateRef: {name: s}, mutualTLS: {clientCAsRef: {name: s}}}}`), Options{})
 	b, err := json.Marshal(p.Objects)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(b)+p.Problems.Error(), strings.Split(string(key), "\n")[1]) {
+	if strings.Contains(string(b)+p.Problems.Error(), strings.Split(key, "\n")[1]) {
 		t.Errorf("the key is in %s", b)
 	}
 	if !strings.Contains(p.Problems.Error(), "mutualTLS.clientCAsRef.name: AgentEndpoint default/a: the Secret default/s (m.yaml:1:1) has no ca.crt") {

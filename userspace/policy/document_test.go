@@ -29,20 +29,9 @@ func document(t *testing.T) string {
 // examples are the document's, with keys and certificates that are some.
 func examples(t *testing.T) (all []*Policy) {
 	t.Helper()
-	ca, err := testenv.NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := ca.Certificate("a.test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, key, err := testenv.EncodePair(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := func(pem []byte) string {
-		return strings.ReplaceAll(strings.TrimSpace(string(pem)), "\n", "\n        ")
+	certificate, key := testenv.MustPair(t, "a.test")
+	in := func(pem string) string {
+		return strings.ReplaceAll(strings.TrimSpace(pem), "\n", "\n        ")
 	}
 	stub := regexp.MustCompile(`-----BEGIN (CERTIFICATE|PRIVATE KEY)-----\n\s*-----END (CERTIFICATE|PRIVATE KEY)-----`)
 	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(document(t), -1) {

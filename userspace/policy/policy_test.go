@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -118,22 +119,11 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// pair is a certificate and its key, PEM, indented as a YAML block.
+// pair is a certificate and its key, PEM, as YAML strings.
 func pair(t testing.TB) (certificate, key string) {
 	t.Helper()
-	ca, err := testenv.NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := ca.Certificate("a.test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	certPEM, keyPEM, err := testenv.EncodePair(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("%q", certPEM), fmt.Sprintf("%q", keyPEM)
+	certificate, key = testenv.MustPair(t, "a.test")
+	return strconv.Quote(certificate), strconv.Quote(key)
 }
 
 func TestTermination(t *testing.T) {
