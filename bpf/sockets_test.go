@@ -6,14 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/spliceway/spliceway/testenv"
@@ -291,42 +290,17 @@ func mute(t *testing.T, ns *testenv.Namespace) {
 // attach puts a program on a device for the length of the test.
 func attach(t *testing.T, ns *testenv.Namespace, program *ebpf.Program, where ebpf.AttachType, ifindex int) {
 	t.Helper()
-	var l link.Link
+	var attached io.Closer
 	err := ns.Do(func() (err error) {
-		l, err = link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: program, Attach: where})
-		if errors.Is(err, ebpf.ErrNotSupported) { // before Linux 6.6; it goes with the namespace
-			l, err = nil, attachFilter(program, where, ifindex)
-		}
+		attached, err = testenv.AttachTC(ifindex, program, where)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l != nil {
-		t.Cleanup(func() {
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-func attachFilter(program *ebpf.Program, where ebpf.AttachType, ifindex int) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := h.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	parent := uint32(netlink.HANDLE_MIN_INGRESS)
-	if where == ebpf.AttachTCXEgress {
-		parent = netlink.HANDLE_MIN_EGRESS
-	}
-	return h.FilterAdd(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: ifindex, Parent: parent, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
-		Fd:          program.FD(), Name: "test", DirectAction: true,
+	t.Cleanup(func() {
+		if err := attached.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }

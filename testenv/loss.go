@@ -9,9 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Verdicts of a tcx program and the flag of bpf_clone_redirect, from
@@ -29,8 +26,7 @@ const (
 const copyMark = 0x64757065
 
 // attachLoss loses and duplicates packets that arrive at an interface of the
-// calling thread's namespace. Closing what is returned ends it. Before Linux 6.6,
-// which brought tcx, it is a filter of clsact.
+// calling thread's namespace. Closing what is returned ends it.
 //
 // The copy of a duplicate comes by as a packet of its own, and is left alone.
 func attachLoss(ifindex int, loss, duplicate float64) (io.Closer, error) {
@@ -43,58 +39,12 @@ func attachLoss(ifindex int, loss, duplicate float64) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load loss program: %w", err)
 	}
-	attached, err := link.AttachTCX(link.TCXOptions{
-		Interface: ifindex,
-		Program:   program,
-		Attach:    ebpf.AttachTCXIngress,
-	})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return attachLossFilter(ifindex, program)
-	}
-	closeErr := program.Close() // the link holds the program
+	attached, err := AttachTC(ifindex, program, ebpf.AttachTCXIngress)
+	closeErr := program.Close() // what is attached holds it
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("attach loss program: %w", err), closeErr)
 	}
 	return attached, closeErr
-}
-
-// lossFilter is a filter of clsact, and what it must be taken away with: the namespace.
-type lossFilter struct {
-	*netlink.Handle
-	*netlink.BpfFilter
-}
-
-func attachLossFilter(ifindex int, program *ebpf.Program) (io.Closer, error) {
-	defer program.Close() // the filter holds it
-	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("attach loss program: %w", err)
-	}
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := handle.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		handle.Close()
-		return nil, fmt.Errorf("attach loss program: add clsact: %w", err)
-	}
-	filter := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1,
-		},
-		Fd: program.FD(), Name: "testenv_loss", DirectAction: true,
-	}
-	if err := handle.FilterReplace(filter); err != nil {
-		handle.Close()
-		return nil, fmt.Errorf("attach loss program: %w", err)
-	}
-	return &lossFilter{handle, filter}, nil
-}
-
-// Close takes the filter away. A device that is gone took it along.
-func (f *lossFilter) Close() error {
-	defer f.Handle.Close()
-	if err := f.FilterDel(f.BpfFilter); err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("detach loss program: %w", err)
-	}
-	return nil
 }
 
 func lossInstructions(ifindex int, loss, duplicate float64) asm.Instructions {
