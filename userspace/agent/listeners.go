@@ -31,6 +31,11 @@ type address struct {
 
 func (a address) steered() bool { return !a.prefix.IsSingleIP() }
 
+// every tells whether it is for all addresses of its family: not so 0.0.0.0/8.
+func (a address) every() bool {
+	return a.prefix.Addr().IsUnspecified() && (a.prefix.Bits() == 0 || a.prefix.IsSingleIP())
+}
+
 // takes tells whether connections to an address get here.
 func (a address) takes(at netip.Addr) bool {
 	return a.covers(address{netip.PrefixFrom(at, at.BitLen()), a.port})
@@ -246,8 +251,8 @@ func (a address) covers(b address) bool {
 	if a.port != b.port || a.prefix.Addr().Is4() != b.prefix.Addr().Is4() {
 		return false
 	}
-	if a.prefix.Addr().IsUnspecified() || b.prefix.Addr().IsUnspecified() {
-		return a.prefix.Addr().IsUnspecified()
+	if a.every() || b.every() {
+		return a.every()
 	}
 	return a.prefix.Bits() <= b.prefix.Bits() && a.prefix.Contains(b.prefix.Addr())
 }

@@ -198,6 +198,9 @@ func TestCovers(t *testing.T) {
 		{"10.0.0.0/8", "10.0.0.0/16", true},
 		{"10.0.0.0/16", "10.0.0.0/8", false},
 		{"10.0.0.0/8", "11.0.0.1/32", false},
+		{"0.0.0.0/8", "0.1.0.1/32", true},
+		{"0.0.0.0/8", "10.0.0.1/32", false},
+		{"0.0.0.0/0", "10.0.0.1/32", true},
 	} {
 		if got := place(tt.wide).covers(place(tt.narrow)); got != tt.want {
 			t.Errorf("%s covers %s: got %v", tt.wide, tt.narrow, got)

@@ -76,7 +76,7 @@ func (c *computation) resolve(a *attachable, ref gatewayv1.BackendObjectReferenc
 		b.Host, b.Port = name.Name+"."+name.Namespace, uint16(port)
 		return b, finding{}
 	}
-	if b.Addresses = endpoints(slices, sp); len(b.Addresses) == 0 {
+	if b.Addresses = Endpoints(slices, sp); len(b.Addresses) == 0 {
 		b.Invalid, b.Unready = fmt.Sprintf("Service %s has no endpoint that is ready for port %d", name, port), true
 	}
 	return b, finding{}
@@ -104,13 +104,13 @@ func servicePort(s *corev1.Service, port gatewayv1.PortNumber) (corev1.ServicePo
 	return corev1.ServicePort{}, finding{string(gatewayv1.RouteReasonBackendNotFound), fmt.Sprintf("Service %s has no port %d", key(s), port)}
 }
 
-// endpoints returns those of a Service's port that take connections. Slices name
-// ports as the Service does.
-func endpoints(list []*discoveryv1.EndpointSlice, port corev1.ServicePort) []netip.AddrPort {
+// Endpoints returns those of a Service's TCP port that take connections, in order and each
+// once. Slices name ports as the Service does.
+func Endpoints(list []*discoveryv1.EndpointSlice, port corev1.ServicePort) []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, s := range list {
 		i := slices.IndexFunc(s.Ports, func(p discoveryv1.EndpointPort) bool {
-			return value(p.Name, "") == port.Name && value(p.Protocol, corev1.ProtocolTCP) == corev1.ProtocolTCP && p.Port != nil
+			return value(p.Name, "") == port.Name && value(p.Protocol, corev1.ProtocolTCP) == corev1.ProtocolTCP && p.Port != nil && *p.Port >= 1 && *p.Port <= 65535
 		})
 		if i < 0 || s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue

@@ -44,7 +44,8 @@ type Plan struct {
 	refusals []gateway.Match
 	set      *manifest.Set
 	good     map[manifest.Key]*manifest.Object // those that are served
-	inner    map[claim]int                     // the endpoint that has an internal place
+	inner    *route.Table                      // of Internal; it has nothing with innerErr
+	innerErr error
 }
 
 // HTTP is what becomes of requests. The endpoint's upstream has all targets of all rules.
@@ -99,6 +100,7 @@ type planner struct {
 	services *services
 	secrets  map[manifest.Key]*manifest.Object
 	claims   map[claim]int // the endpoint that has a place
+	internal map[claim]int // the endpoint that has an internal place
 	statuses map[manifest.Key]*outcome
 	names    map[string]bool
 	told     map[config.Error]bool // problems, each once
@@ -142,10 +144,10 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 	own.Endpoints = slices.Clone(cfg.Endpoints)
 	p := &planner{
 		Plan: &Plan{Config: &own, set: set, good: make(map[manifest.Key]*manifest.Object),
-			inner: make(map[claim]int), Problems: slices.Clone(set.Problems), Warnings: slices.Clone(set.Warnings), Files: set.Files},
+			Problems: slices.Clone(set.Problems), Warnings: slices.Clone(set.Warnings), Files: set.Files},
 		cfg: cfg, old: o.Old, options: o,
 		policies: make(map[manifest.Key]*manifest.Object), secrets: make(map[manifest.Key]*manifest.Object),
-		claims: make(map[claim]int, len(set.Objects)), statuses: make(map[manifest.Key]*outcome),
+		claims: make(map[claim]int, len(set.Objects)), internal: make(map[claim]int), statuses: make(map[manifest.Key]*outcome),
 	}
 	p.names, p.told = make(map[string]bool, len(set.Objects)), make(map[config.Error]bool)
 	p.compiled, p.replaced = make(map[compiledKey]*compiled), make(map[manifest.Key]*config.Error)
@@ -160,6 +162,7 @@ func Make(cfg *config.Config, set *manifest.Set, o Options) *Plan {
 		}
 	}
 	p.gateways()
+	p.buildInner()
 	p.checkForwards()
 	p.conditions()
 	p.Problems.Sort()
@@ -231,7 +234,7 @@ func (p *planner) add(o *manifest.Object, e config.Endpoint, x Endpoint) *config
 	for _, table := range []struct {
 		entries []route.Entry
 		claims  map[claim]int
-	}{{x.Places, p.claims}, {x.Internal, p.inner}} {
+	}{{x.Places, p.claims}, {x.Internal, p.internal}} {
 		for j := range table.entries {
 			for _, c := range claimsOf(&table.entries[j]) {
 				first, taken := table.claims[c]

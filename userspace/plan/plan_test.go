@@ -210,7 +210,7 @@ func TestWhereServicesAre(t *testing.T) {
 apiVersion: v1
 kind: Service
 metadata: {name: sliced, namespace: ns}
-spec: {clusterIP: 10.96.0.1, ports: [{name: tls, port: 443, targetPort: 8443}]}
+spec: {clusterIP: 10.96.0.1, ports: [{name: tls, port: 443, targetPort: 8443}, {name: quic, port: 443, protocol: UDP}]}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -221,7 +221,7 @@ endpoints:
 - {addresses: [10.1.0.1]}
 - {addresses: [10.1.0.3], conditions: {ready: false}}
 - {addresses: [10.1.0.4], conditions: {ready: true, terminating: true}}
-ports: [{name: tls, port: 8443}]
+ports: [{name: tls, port: 8443}, {name: quic, port: 8444, protocol: UDP}]
 ---
 apiVersion: v1
 kind: Service
@@ -439,4 +439,35 @@ func FuzzMake(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestForwardTo: the most specific internal endpoint, of pooled ones the first.
+func TestForwardTo(t *testing.T) {
+	at := func(name, url string) string {
+		return agent(name, fmt.Sprintf(`{url: %q, upstream: {url: "tcp://b:1"}}`, url))
+	}
+	p := made(t, none, at("exact", "tls://a.b.internal")+at("near", "tls://*.b.internal")+at("wide", "tls://*.internal")+
+		at("wide-2", "tls://*.internal")+at("port", "tls://a.b.internal:8443")+at("public", "tls://a.test"), Options{})
+	for url, want := range map[string]string{
+		"tls://a.b.internal":      "exact",
+		"tls://A.b.internal:443":  "exact",
+		"tls://a.b.internal:8443": "port",
+		"tls://c.b.internal":      "near",
+		"tls://d.c.b.internal":    "near",
+		"tls://*.b.internal":      "near",
+		"tls://*.c.internal":      "wide",
+		"tls://b.internal":        "wide",
+		"tls://c.b.internal:8443": "",
+		"tls://internal":          "",
+		"tls://a.test":            "",
+		"no URL":                  "",
+	} {
+		got := ""
+		if i := p.ForwardTo(url); i >= 0 {
+			got = strings.TrimPrefix(p.Config.Endpoints[i].Name, "agentendpoint/default/")
+		}
+		if got != want {
+			t.Errorf("%s: forwarded to %q, want %q", url, got, want)
+		}
+	}
 }

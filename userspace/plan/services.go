@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,12 +59,10 @@ func (s *services) targets(cfg *config.Config, host string, port uint16, namespa
 		if p.Port != int32(port) {
 			continue
 		}
-		for _, slice := range s.slices[plain] {
-			all = append(all, sliceTargets(slice, &p)...)
+		for _, at := range gateway.Endpoints(s.slices[plain], p) {
+			all = append(all, config.Target{Host: at.Addr().String(), Port: at.Port(), Weight: 1})
 		}
 	}
-	slices.SortFunc(all, func(a, b config.Target) int { return strings.Compare(a.Host, b.Host) })
-	all = slices.CompactFunc(all, func(a, b config.Target) bool { return a.Host == b.Host && a.Port == b.Port })
 	switch ip := service.Spec.ClusterIP; {
 	case len(all) > 0:
 		return all
@@ -75,30 +72,6 @@ func (s *services) targets(cfg *config.Config, host string, port uint16, namespa
 		return []config.Target{{Host: ip, Port: port, Weight: 1}}
 	}
 	return byName
-}
-
-func sliceTargets(slice *discoveryv1.EndpointSlice, p *corev1.ServicePort) (all []config.Target) {
-	if slice.AddressType == discoveryv1.AddressTypeFQDN {
-		return nil
-	}
-	for _, sp := range slice.Ports {
-		name := ""
-		if sp.Name != nil {
-			name = *sp.Name
-		}
-		if name != p.Name || sp.Port == nil || *sp.Port < 1 || *sp.Port > 65535 {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			if !gateway.Takes(e.Conditions) {
-				continue
-			}
-			for _, a := range e.Addresses {
-				all = append(all, config.Target{Host: a, Port: uint16(*sp.Port), Weight: 1})
-			}
-		}
-	}
-	return all
 }
 
 // checkPair tells whether a certificate and a key can be used. The key is not told.

@@ -3,7 +3,7 @@
 package plan
 
 import (
-	"strings"
+	"net/netip"
 
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/route"
@@ -19,7 +19,25 @@ type Tables struct {
 
 // Tables builds them.
 func (p *Plan) Tables() (t Tables, err error) {
-	var places, internal, plain []route.Entry
+	if p.innerErr != nil {
+		return Tables{}, p.innerErr
+	}
+	t.Inner = p.inner
+	places := p.ofFirsts(func(x *Endpoint) []route.Entry { return x.Places })
+	if t.Outer, err = route.Build(append(places, p.refused(places)...)); err != nil {
+		return Tables{}, err
+	}
+	t.Plain, err = route.Build(p.ofFirsts(func(x *Endpoint) []route.Entry {
+		if x.HTTP == nil {
+			return nil
+		}
+		return x.HTTP.Plain
+	}))
+	return t, err
+}
+
+// ofFirsts are the entries of all endpoints but of those that others stand for.
+func (p *Plan) ofFirsts(entries func(*Endpoint) []route.Entry) (all []route.Entry) {
 	hidden := make(map[int]bool)
 	for i := range p.Endpoints {
 		for _, peer := range p.Endpoints[i].Peers {
@@ -30,31 +48,20 @@ func (p *Plan) Tables() (t Tables, err error) {
 		if hidden[i] {
 			continue
 		}
-		for _, e := range p.Endpoints[i].Places {
+		for _, e := range entries(&p.Endpoints[i]) {
 			e.Endpoint = i
-			places = append(places, e)
-		}
-		for _, e := range p.Endpoints[i].Internal {
-			e.Endpoint = i
-			internal = append(internal, e)
-		}
-		if h := p.Endpoints[i].HTTP; h != nil {
-			for _, e := range h.Plain {
-				e.Endpoint = i
-				plain = append(plain, e)
-			}
+			all = append(all, e)
 		}
 	}
-	places = append(places, p.refused(places)...)
-	for _, table := range []struct {
-		to      **route.Table
-		entries []route.Entry
-	}{{&t.Outer, places}, {&t.Inner, internal}, {&t.Plain, plain}} {
-		if *table.to, err = route.Build(table.entries); err != nil {
-			return Tables{}, err
-		}
+	return all
+}
+
+// buildInner makes the table of policies' forwards, once all endpoints are there.
+func (p *Plan) buildInner() {
+	p.inner, p.innerErr = route.Build(p.ofFirsts(func(x *Endpoint) []route.Entry { return x.Internal }))
+	if p.innerErr != nil {
+		p.inner = new(route.Table)
 	}
-	return t, nil
 }
 
 // ForwardTo is the index of the endpoint that a forward-internal's URL stands for, the first
@@ -69,17 +76,9 @@ func (p *Plan) forwardTo(url string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if i, ok := p.inner[claim{"", port, name, ""}]; ok {
-		return i, nil
+	m, ok := p.inner.Lookup(netip.Addr{}, port, name, nil)
+	if !ok {
+		return -1, nil
 	}
-	for suffix := name; ; {
-		_, rest, ok := strings.Cut(suffix, ".")
-		if !ok {
-			return -1, nil
-		}
-		if i, ok := p.inner[claim{"", port, "*." + rest, ""}]; ok {
-			return i, nil
-		}
-		suffix = rest
-	}
+	return m.Endpoint, nil
 }
