@@ -32,6 +32,7 @@ func TestRules(t *testing.T) {
 	for text, ngrok := range map[string]bool{"": false, "config: {kubernetes: {ngrok: true}}": true} {
 		want := needed(t, ngrok)
 		want["coordination.k8s.io leases create"] = true
+		want["events.k8s.io events create"] = true
 		for _, verb := range []string{"get", "update"} {
 			want["coordination.k8s.io leases/"+lease+" "+verb] = true
 		}
