@@ -331,6 +331,9 @@ func (d *deployment) serves(t *testing.T, k *kube, bin string) {
 		{own, "v1alpha1", "NgrokTrafficPolicy", "default", "refuse", "Ready", nil},
 	} {
 		until(t, c.kind+" "+c.name+" is "+c.condition, func(ctx context.Context) error {
+			if err := allowed(k); err != nil {
+				t.Fatal(err) // waiting does not mend it
+			}
 			o, err := get(ctx, c.group, c.version, c.kind, c.namespace, c.name)
 			if err != nil {
 				return err
@@ -338,7 +341,7 @@ func (d *deployment) serves(t *testing.T, k *kube, bin string) {
 			if got := status(o, c.condition, c.in...); got != "True" {
 				return fmt.Errorf("it says %q: %v", got, o.Object["status"])
 			}
-			return allowed(k)
+			return nil
 		})
 	}
 	var lease coordinationv1.Lease
