@@ -21,7 +21,7 @@ import (
 // have their conditions, and cost those who are right nothing.
 func TestHostile(t *testing.T) {
 	s := newSite(t)
-	one, two := backend(t, "one"), backend(t, "two")
+	one, two := answers(t, "one"), answers(t, "two")
 	s.create(service("one", one)...)
 	s.create(service("two", two)...)
 	s.create(gateway("g"), tlsRoute("good", "g", "one", "a.example.com", "*.wide.example.com"))

@@ -17,7 +17,7 @@ import (
 // it is over, and keeps nothing else from being served.
 func TestNode(t *testing.T) {
 	s := newSite(t)
-	one := backend(t, "one")
+	one := answers(t, "one")
 	s.create(service("one", one)...)
 	first, _, _ := strings.Cut(pool, "/")
 	taken, err := net.Listen("tcp", first+":8443") // where a prefix's socket is

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,13 +33,10 @@ func (s *site) ready(status int, text string) {
 	})
 }
 
-// secret is a certificate that the test's own server has.
+// secret is a certificate.
 func secret(t *testing.T, name string) *corev1.Secret {
 	t.Helper()
-	s := httptest.NewUnstartedServer(http.NotFoundHandler())
-	s.StartTLS()
-	defer s.Close()
-	chain, key := encode(t, s.TLS.Certificates[0])
+	chain, key := selfSigned(t)
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{corev1.TLSCertKey: chain, corev1.TLSPrivateKeyKey: key}}
 }
 
@@ -50,7 +46,7 @@ func TestOutage(t *testing.T) {
 	for _, keeps := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stateSecrets %t", keeps), func(t *testing.T) {
 			s := newSite(t)
-			one, two := backend(t, "one"), backend(t, "two")
+			one, two := answers(t, "one"), answers(t, "two")
 			s.create(service("one", one)...)
 			s.create(service("two", two)...)
 			s.create(secret(t, "cert"))

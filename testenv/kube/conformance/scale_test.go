@@ -26,7 +26,7 @@ var routes = flag.Int("routes", 1000, "how many TLSRoutes TestScale makes")
 func TestScale(t *testing.T) {
 	const services = 100
 	s := newSite(t)
-	one, two := backend(t, "one"), backend(t, "two")
+	one, two := answers(t, "one"), answers(t, "two")
 	s.create(gateway("g"))
 	for i := range services {
 		s.create(service(fmt.Sprintf("s%d", i), one)...)

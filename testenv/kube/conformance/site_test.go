@@ -5,8 +5,6 @@ package conformance
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -124,8 +122,8 @@ func (s *site) createAll(n int, of func(i int) client.Object) {
 	all.Wait()
 }
 
-// backend serves HTTPS among the pods, and answers with its name.
-func backend(t *testing.T, name string) netip.AddrPort {
+// answers serves HTTPS among the pods, and answers with its name.
+func answers(t *testing.T, name string) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", bridge+":0")
 	if err != nil {
@@ -251,17 +249,4 @@ func conditionOf(r *gatewayv1.TLSRoute, kind gatewayv1.RouteConditionType) (meta
 		return metav1.Condition{}, fmt.Errorf("no condition %s", kind)
 	}
 	return all[i], nil
-}
-
-// encode returns a certificate and its key as PEM.
-func encode(t *testing.T, c tls.Certificate) (chain, key []byte) {
-	t.Helper()
-	for _, der := range c.Certificate {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
