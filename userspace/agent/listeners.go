@@ -80,7 +80,7 @@ func addresses(cfg *config.Config, places []netip.AddrPort, own map[uint16]bool)
 			optional[a] = !own[port]
 		}
 	}
-	// The pool of a cluster's Gateways has one socket for each port and prefix.
+	// The pool of a cluster's Gateways is listened on prefix by prefix.
 	for _, at := range places {
 		for _, p := range cfg.Kubernetes.Addresses {
 			pooled := address{prefix: p, port: at.Port()}
@@ -111,9 +111,11 @@ func ownPorts(p *plan.Plan) map[uint16]bool {
 	return ports
 }
 
-// listener is a listening socket at its place.
+// listener is a listening socket at its place. One socket does for all ports of a prefix:
+// connections are led to it, whatever its own port is.
 type listener struct {
 	*sock.Listener
+	users int // addresses that it is open for
 	// served is closed when nothing is accepted any more; nil before that began.
 	served chan struct{}
 }
@@ -151,6 +153,7 @@ func newListeners(p *sock.Poller, logger *slog.Logger, serve func(*sock.Listener
 // new hold their ports already, but nothing is accepted before apply.
 type change struct {
 	l           *listeners
+	made        []*listener // sockets that are new
 	opened      map[address]*listener
 	revived     map[address]*listener // were leaving
 	next        map[address]*listener
@@ -206,20 +209,21 @@ func (l *listeners) open(want []address, optional map[address]bool, helloTimeout
 			return nil, err
 		}
 	}
+	homes := make(map[netip.Prefix]*listener) // of prefixes
+	for a, s := range c.next {
+		if a.steered() {
+			homes[a.prefix] = s
+		}
+	}
 	for _, a := range want {
 		if c.next[a] != nil {
 			continue
 		}
-		options.FreeBind = a.steered()
-		s, err := l.poller.Listen(a.bind(), options)
+		home := homes[a.prefix]
+		made, err := l.listen(a, home, options)
 		if a.prefix == everyIPv6 && errors.Is(err, unix.EAFNOSUPPORT) {
 			l.logger.Info("this host has no such address family", "listener", a.String())
 			continue
-		}
-		if err == nil && a.steered() {
-			if err = l.steer(a, s); err != nil {
-				_ = s.Close()
-			}
 		}
 		if err != nil && optional[a] {
 			c.failed[a] = explainListen(err, a.bind())
@@ -231,10 +235,34 @@ func (l *listeners) open(want []address, optional map[address]bool, helloTimeout
 		if err != nil {
 			return nil, explainListen(err, a.bind())
 		}
-		c.opened[a] = &listener{Listener: s}
-		c.next[a] = c.opened[a]
+		made.users++
+		c.opened[a], c.next[a] = made, made
+		if made != home {
+			c.made = append(c.made, made)
+		}
+		if a.steered() {
+			homes[a.prefix] = made
+		}
 	}
 	return c, nil
+}
+
+// listen opens a socket for an address, or leads an address to home, if that is not nil.
+func (l *listeners) listen(a address, home *listener, o sock.ListenOptions) (*listener, error) {
+	if home != nil {
+		return home, l.steer(a, home.Listener)
+	}
+	o.FreeBind = a.steered()
+	s, err := l.poller.Listen(a.bind(), o)
+	if err != nil {
+		return nil, err
+	}
+	if a.steered() {
+		if err := l.steer(a, s); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return &listener{Listener: s}, nil
 }
 
 // stays tells whether the listener of a is wanted, or its connections are: while it
@@ -284,15 +312,19 @@ func (c *change) undo() {
 // apply accepts on what is new and closes what is no longer wanted. A socket whose
 // connections are to come to another one takes its leave.
 func (c *change) apply() {
-	for _, s := range c.opened {
+	for _, s := range c.made {
 		s.served = make(chan struct{})
 		c.l.serving.Go(func() {
 			defer close(s.served)
 			c.l.serve(s.Listener)
 		})
 	}
+	set := make(map[*listener]bool)
 	for a, s := range c.next {
-		err := s.SetDeferAccept(c.deferAccept)
+		var err error
+		if !set[s] {
+			set[s], err = true, s.SetDeferAccept(c.deferAccept)
+		}
 		if c.revived[a] != nil {
 			err = errors.Join(err, s.Deafen(false))
 		}
@@ -321,9 +353,13 @@ func (c *change) handsOver(a address) bool {
 }
 
 // leave has a listener take no new connections, and closes it when those whose
-// handshake was under way have come.
+// handshake was under way have come. One that has other ports stays for these.
 func (l *listeners) leave(a address, s *listener) {
 	l.unsteer(a)
+	if s.users > 1 {
+		s.users--
+		return
+	}
 	l.complain(a, "cannot keep a listener from new connections", s.Deafen(true))
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -340,7 +376,9 @@ func (l *listeners) leave(a address, s *listener) {
 
 func (l *listeners) shut(a address, s *listener) {
 	l.unsteer(a)
-	l.end(a, s)
+	if s.users--; s.users == 0 {
+		l.end(a, s)
+	}
 }
 
 func (l *listeners) unsteer(a address) {

@@ -210,3 +210,68 @@ func TestCovers(t *testing.T) {
 		t.Error("another port is covered")
 	}
 }
+
+// TestOneSocketDoesForAllPortsOfAPrefix, whichever of them come and go.
+func TestOneSocketDoesForAllPortsOfAPrefix(t *testing.T) {
+	ns := testenv.MustNamespace(t, "sw-agent-ports")
+	err := ns.Do(func() error {
+		served := make(chan netip.AddrPort, 1)
+		l := newTestListeners(t, func(s *sock.Listener) {
+			for {
+				c, err := s.Accept()
+				if err != nil {
+					return
+				}
+				served <- c.Local
+				_ = c.Close()
+			}
+		})
+		defer l.close() // in the namespace
+		at := func(port uint16) address {
+			return address{prefix: netip.MustParsePrefix("127.9.0.0/24"), port: port}
+		}
+		change := func(want ...address) error {
+			c, err := l.open(want, nil, 0)
+			if err != nil {
+				return err
+			}
+			c.apply()
+			sockets := make(map[*listener]bool)
+			for _, s := range l.open_ {
+				sockets[s] = true
+			}
+			if len(sockets) != 1 || len(l.open_) != len(want) {
+				t.Errorf("%d addresses have %d sockets, want %d and 1", len(l.open_), len(sockets), len(want))
+			}
+			for _, a := range want {
+				to := netip.AddrPortFrom(netip.MustParseAddr("127.9.0.7"), a.port)
+				c, err := net.Dial("tcp", to.String())
+				if err != nil {
+					return err
+				}
+				if got := <-served; got != to {
+					t.Errorf("a connection to %s came to %s", to, got)
+				}
+				_ = c.Close()
+			}
+			return nil
+		}
+		var many []address
+		for port := range uint16(500) {
+			many = append(many, at(10000+port))
+		}
+		for _, want := range [][]address{{at(1000)}, {at(1000), at(1001)}, {at(1001)}, {at(1001), at(1000), at(1002)}, many, {at(1002)}} {
+			if err := change(want...); err != nil {
+				return err
+			}
+		}
+		if c, err := net.Dial("tcp", "127.9.0.7:1001"); err == nil {
+			_ = c.Close()
+			t.Error("a port that is not wanted any more is listened on")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

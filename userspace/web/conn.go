@@ -5,6 +5,7 @@ package web
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -51,6 +52,9 @@ type idler struct {
 	idle  time.Duration
 	timer *time.Timer // nil: it may be idle for ever
 	once  sync.Once
+	// Of requests: how many there are, and whether there was one.
+	active atomic.Int32
+	served atomic.Bool
 }
 
 func newIdler(s *Server, c *Conn, idle time.Duration) *idler {

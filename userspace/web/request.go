@@ -29,7 +29,10 @@ type exchangeKey struct{}
 // serve is the way of a request: whose it is, which rule takes it, which target, and there.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	conn := r.Context().Value(connKey{}).(*Conn)
+	own := r.Context().Value(connKey{}).(*idler)
+	own.active.Add(1)
+	defer func() { own.served.Store(true); own.active.Add(-1) }()
+	conn := own.conn
 	x := &exchange{ResponseWriter: w, done: Request{Conn: conn, Method: r.Method, Host: r.Host, Path: r.URL.Path, Protocol: r.Proto}}
 	defer func() { // the proxy panics where an answer breaks off
 		if x.done.Took = time.Since(start); s.opts.Done != nil {
@@ -53,6 +56,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.done.Rule = x.rule.From
+	// Without it the server takes up to 256 KB of the rest of the body away at the first byte of
+	// the answer, and whoever reads on is told that the body is over (HTTP/1.1; HTTP/2 has it).
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	x.target = x.rule.pick()
 	switch {
 	case x.target == nil:

@@ -114,7 +114,7 @@ func New(o Options) *Server {
 		Handler: http.HandlerFunc(s.serve), Protocols: &protocols, ErrorLog: errors,
 		MaxHeaderBytes: maxHeader, ReadHeaderTimeout: headerTimeout, // bodies are idler's to look after
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c.(*idler).conn)
+			return context.WithValue(ctx, connKey{}, c)
 		},
 	}
 	return s
@@ -128,6 +128,7 @@ func (s *Server) Update(t *Table) {
 
 // Run serves until Close.
 func (s *Server) Run() error {
+	defer s.queue.close()
 	if err := s.http.Serve(&s.queue); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
@@ -145,16 +146,28 @@ func (s *Server) Serve(c *Conn) {
 }
 
 // Drain has connections end as soon as they have no request. What comes by Serve is served
-// once, and then ended.
-func (s *Server) Drain() { s.http.SetKeepAlivesEnabled(false) }
+// once, and then ended: http.Server.Shutdown would refuse it.
+func (s *Server) Drain() {
+	s.http.SetKeepAlivesEnabled(false)
+	// It does not know which connections of HTTP/2 have nothing to do.
+	for _, i := range s.all() {
+		if i.served.Load() && i.active.Load() == 0 {
+			_ = i.Close()
+		}
+	}
+}
+
+// all are the connections that are open.
+func (s *Server) all() []*idler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.open))
+}
 
 // Close cuts all connections.
 func (s *Server) Close() {
 	s.queue.close()
-	s.mu.Lock()
-	open := slices.Collect(maps.Keys(s.open))
-	s.mu.Unlock()
-	for _, i := range open {
+	for _, i := range s.all() {
 		if told, ok := i.Conn.(Told); ok {
 			told.Drained()
 		}

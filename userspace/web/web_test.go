@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,10 +80,11 @@ func TestHostname(t *testing.T) {
 type bed struct {
 	*Server
 	requests chan Request
+	closed   chan string // why connections were
 }
 
 func newBed(t *testing.T, table *Table) *bed {
-	b := &bed{requests: make(chan Request, 10000)}
+	b := &bed{requests: make(chan Request, 10000), closed: make(chan string, 10000)}
 	b.Server = New(Options{Logger: slog.New(slog.DiscardHandler), Done: func(r *Request) { b.requests <- *r }})
 	b.Update(table)
 	done := make(chan error)
@@ -112,7 +114,7 @@ func (b *bed) dial(t *testing.T, c Conn) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Conn = &told{Conn: served}
+	c.Conn = &told{Conn: served, closed: b.closed}
 	if !c.Place.IsValid() {
 		c.Place = netip.MustParseAddrPort("10.0.0.1:80")
 	}
@@ -127,12 +129,23 @@ func (b *bed) dial(t *testing.T, c Conn) net.Conn {
 // told keeps why it was closed.
 type told struct {
 	net.Conn
-	mu  sync.Mutex
-	why string
+	why    atomic.Pointer[string]
+	closed chan string
+	once   sync.Once
 }
 
-func (c *told) IdleTimeout() { c.mu.Lock(); c.why = "idle"; c.mu.Unlock() }
-func (c *told) Drained()     { c.mu.Lock(); c.why = "drained"; c.mu.Unlock() }
+func (c *told) IdleTimeout() { why := "idle"; c.why.CompareAndSwap(nil, &why) }
+func (c *told) Drained()     { why := "drained"; c.why.CompareAndSwap(nil, &why) }
+func (c *told) Close() error {
+	c.once.Do(func() {
+		why := ""
+		if w := c.why.Load(); w != nil {
+			why = *w
+		}
+		c.closed <- why
+	})
+	return c.Conn.Close()
+}
 
 // get sends a request on a connection of its own.
 func (b *bed) get(t *testing.T, c Conn, url string) (*http.Response, string) {
@@ -431,6 +444,9 @@ func TestIdle(t *testing.T) {
 	if r := <-b.requests; r.Status != 0 || r.Reason == "" {
 		t.Errorf("recorded %+v", r)
 	}
+	if why := <-b.closed; why != "idle" {
+		t.Errorf("closed because it is %q", why)
+	}
 }
 
 // After Drain a connection has the answer that it waits for, and ends.
@@ -450,6 +466,49 @@ func TestDrain(t *testing.T) {
 	all, err := io.ReadAll(c)
 	if err != nil || !strings.HasSuffix(string(all), "whole") || !strings.Contains(string(all), "Connection: close") {
 		t.Errorf("%q, %v", all, err)
+	}
+}
+
+// One of HTTP/2 that has nothing to do ends at once.
+func TestDrainHTTP2(t *testing.T) {
+	b := newBed(t, &Table{Plain: entries(t, route.Entry{Port: 80, Name: "*"}), Secure: &route.Table{}, Sites: []*Site{NewSite("s", []Rule{{Hostname: "*", Targets: []Target{backend(t, echo("a"))}}})}})
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: &protocols, DialContext: func(context.Context, string, string) (net.Conn, error) { return b.dial(t, Conn{}), nil }}}
+	defer client.CloseIdleConnections()
+	r, err := client.Get("http://a/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	_ = r.Body.Close()
+	b.Drain()
+	if why := <-b.closed; why != "" {
+		t.Errorf("it is closed because it is %q", why)
+	}
+}
+
+// What comes after Drain is served, and closed then; what does not end is cut by Close, which
+// says so.
+func TestServeAfterDrain(t *testing.T) {
+	stuck := make(chan struct{})
+	b := newBed(t, &Table{Plain: entries(t, route.Entry{Port: 80, Name: "*"}), Secure: &route.Table{}, Sites: []*Site{NewSite("s", []Rule{
+		{Hostname: "*", Targets: []Target{backend(t, echo("a"))}},
+		{Hostname: "*", Path: "/stuck", Targets: []Target{backend(t, func(_ http.ResponseWriter, r *http.Request) { close(stuck); <-r.Context().Done() })}},
+	})}})
+	b.Drain()
+	c := b.dial(t, Conn{})
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if all, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(all), "HTTP/1.1 200") {
+		t.Errorf("%q, %v", all, err)
+	}
+	<-b.closed
+	c = b.dial(t, Conn{})
+	_, _ = io.WriteString(c, "GET /stuck HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-stuck
+	b.Close()
+	if why := <-b.closed; why != "drained" {
+		t.Errorf("closed because it is %q", why)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	eventsv1 "k8s.io/api/events/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // TestNode: what a node cannot serve is told by an event and a metric, when it begins and when
@@ -19,14 +20,14 @@ func TestNode(t *testing.T) {
 	s := newSite(t)
 	one := answers(t, "one")
 	s.create(service("one", one)...)
-	first, _, _ := strings.Cut(pool, "/")
-	taken, err := net.Listen("tcp", first+":8443") // where a prefix's socket is
+	taken, err := net.Listen("tcp", bridge+":8443")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
 	g := gateway("second")
 	g.Spec.Listeners[0].Port = 8443
+	g.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{Value: bridge}}
 	s.create(gateway("g"), g, tlsRoute("r", "g", "one", "a.example.com"))
 	s.run(fmt.Sprintf("kubernetes: {addresses: [%q]}", pool))
 	s.expect(s.address("g"), "a.example.com", "one")
