@@ -113,7 +113,9 @@ func (a *agent) endpoint(p *plan.Plan, i int, gen *generation) *proxy.Endpoint {
 		MaxConnections: e.Limits.MaxConnections,
 		Metrics:        a.metrics.Endpoint(e.Name),
 	}
-	out.HTTP = x.HTTP != nil
+	if out.HTTP = x.HTTP != nil; out.HTTP {
+		out.ClientAuth = clientAuthOf(e)
+	}
 	if len(connects.Upstream.All) == 0 {
 		out.Pool = nil // its policy says where connections go
 	}

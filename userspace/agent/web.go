@@ -61,8 +61,18 @@ func buildWeb(p *plan.Plan, t plan.Tables, gen *generation) *web.Table {
 			rules = append(rules, rule)
 		}
 		table.Sites[i] = web.NewSite(e.Name, rules)
+		table.Sites[i].ClientAuth = clientAuthOf(e)
 	}
 	return table
+}
+
+// clientAuthOf tells how an endpoint asks its clients for certificates.
+func clientAuthOf(e *config.Endpoint) string {
+	if e.TLSTermination == nil || e.TLSTermination.MutualTLS == nil {
+		return ""
+	}
+	m := e.TLSTermination.MutualTLS
+	return m.Mode + "\n" + string(m.CAPEM)
 }
 
 func webTarget(e *config.Endpoint, t *config.Target, settings []*config.UpstreamTLS, gen *generation) web.Target {

@@ -34,7 +34,7 @@ func (c *conn) requests() {
 	if c.tls != nil {
 		h.Conn = c.tls.Over(n)
 	}
-	w := &web.Conn{Conn: h, ID: c.rec.ID, Place: c.place, Client: c.from, Secure: c.tls != nil, Site: e.Name}
+	w := &web.Conn{Conn: h, ID: c.rec.ID, Place: c.place, Client: c.from, Secure: c.tls != nil, Site: e.Name, ClientAuth: e.ClientAuth}
 	c.snap = nil // as in splice
 	s.web.Serve(w)
 }
@@ -93,6 +93,14 @@ func (h *httpConn) IdleTimeout() { h.ended(telemetry.EndIdleTimeout, telemetry.S
 
 // Drained is web.Told's.
 func (h *httpConn) Drained() { h.ended(telemetry.EndDrain, telemetry.SideAgent, nil) }
+
+// CloseWrite ends what the agent sends, as TCP or TLS do.
+func (h *httpConn) CloseWrite() error {
+	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
 
 // Close is net.Conn's.
 func (h *httpConn) Close() (err error) {

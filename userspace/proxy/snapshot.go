@@ -63,6 +63,8 @@ type Endpoint struct {
 	Policy *Policy
 	// HTTP tells that its connections' requests are served one by one (Options.Web).
 	HTTP bool
+	// ClientAuth is web.Site's.
+	ClientAuth string
 	// Pool is where connections go; nil: nowhere but by Policy.
 	Pool *upstream.Pool
 	// Engine is for flows that pass through.

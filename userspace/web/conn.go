@@ -19,6 +19,11 @@ type queue struct {
 // Accept is net.Listener's.
 func (q *queue) Accept() (net.Conn, error) {
 	select {
+	case <-q.closed:
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
 	case c := <-q.conns:
 		return c, nil
 	case <-q.closed:
@@ -47,11 +52,16 @@ type Told interface {
 // looks after headers, and not after bodies, whose senders and readers may stop.
 type idler struct {
 	net.Conn
-	conn  *Conn
-	s     *Server
-	idle  time.Duration
-	timer *time.Timer // nil: it may be idle for ever
-	once  sync.Once
+	conn *Conn
+	s    *Server
+	idle time.Duration
+	last atomic.Int64 // when something moved, since epoch
+	once sync.Once
+
+	mu     sync.Mutex // guards what follows
+	timer  *time.Timer
+	closed bool
+
 	// Of requests: how many there are, and whether there was one.
 	active atomic.Int32
 	served atomic.Bool
@@ -62,21 +72,46 @@ func newIdler(s *Server, c *Conn, idle time.Duration) *idler {
 	s.mu.Lock()
 	s.open[i] = struct{}{}
 	s.mu.Unlock()
+	i.moved(1)
 	if idle > 0 {
-		i.timer = time.AfterFunc(idle, func() {
-			if told, ok := c.Conn.(Told); ok {
+		i.look(idle)
+	}
+	return i
+}
+
+// look looks, some time later, whether anything has moved.
+func (i *idler) look(after time.Duration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.closed {
+		i.timer = time.AfterFunc(after, func() {
+			if left := i.idle - time.Since(epoch) + time.Duration(i.last.Load()); left > 0 {
+				i.look(left)
+				return
+			}
+			if told, ok := i.Conn.(Told); ok {
 				told.IdleTimeout()
 			}
 			_ = i.Close()
 		})
 	}
-	return i
 }
 
+// epoch is what idler.last counts from.
+var epoch = time.Now()
+
 func (i *idler) moved(n int) {
-	if n > 0 && i.timer != nil && i.timer.Stop() {
-		i.timer.Reset(i.idle)
+	if n > 0 {
+		i.last.Store(int64(time.Since(epoch)))
 	}
+}
+
+// CloseWrite is for connections that were upgraded.
+func (i *idler) CloseWrite() error {
+	if c, ok := i.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return i.Close()
 }
 
 // Read is net.Conn's.
@@ -99,9 +134,12 @@ func (i *idler) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(i.conn.Cl
 // Close is net.Conn's.
 func (i *idler) Close() (err error) {
 	i.once.Do(func() {
+		i.mu.Lock()
+		i.closed = true
 		if i.timer != nil {
 			i.timer.Stop()
 		}
+		i.mu.Unlock()
 		i.s.mu.Lock()
 		delete(i.s.open, i)
 		i.s.mu.Unlock()

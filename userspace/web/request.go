@@ -4,11 +4,15 @@ package web
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +44,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	t := s.table.Load()
-	host := hostname(r.Host)
+	host, why := target(r)
+	if why != "" {
+		w.Header().Set("Connection", "close")
+		x.answer(http.StatusBadRequest, why)
+		return
+	}
 	site, status, why := t.site(conn, host)
 	if site == nil {
 		x.answer(status, why)
@@ -51,7 +60,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		x.answer(http.StatusMethodNotAllowed, "CONNECT is not served")
 		return
 	}
-	if x.rule = site.rule(host, cleanPath(r.URL.Path)); x.rule == nil {
+	if x.rule = site.rule(host, cleanPath(cmp.Or(r.URL.Path, "/"))); x.rule == nil {
 		x.answer(http.StatusNotFound, "no rule takes this host and path")
 		return
 	}
@@ -88,9 +97,10 @@ func (t *Table) site(c *Conn, host string) (site *Site, status int, why string) 
 		site = t.Sites[m.Endpoint]
 	}
 	switch {
-	case c.Secure && (site == nil || site.Name != c.Site):
+	case c.Secure && (site == nil || site.Name != c.Site || site.ClientAuth != c.ClientAuth):
 		// RFC 9110, section 15.5.20: the client, who was told that the certificate is good
-		// for this name, is to ask by a connection of its own.
+		// for this name, is to ask by a connection of its own; and so is one that was asked for
+		// another certificate, or none.
 		return nil, http.StatusMisdirectedRequest, "the connection was made for another name"
 	case site == nil:
 		return nil, http.StatusNotFound, "no listener has this host"
@@ -98,12 +108,68 @@ func (t *Table) site(c *Conn, host string) (site *Site, status int, why string) 
 	return site, 0, ""
 }
 
-// hostname is a Host header's, in lower case; empty: there is none.
-func hostname(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+// target is the host that a request is for, in lower case; empty: it names none. why is not
+// empty if backends could take the request for another one than it is routed as.
+func target(r *http.Request) (host, why string) {
+	switch {
+	case r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/':
+		return "", "the request's target is no path"
+	case ambiguous(r.URL):
+		return "", "the path can be read in more than one way"
 	}
-	return strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+	host, ok := hostname(r.Host)
+	if !ok {
+		return "", "the host is no name or address with a port"
+	}
+	return host, ""
+}
+
+// hostname is a Host header's, in lower case; false: it is none (RFC 9110, section 7.2).
+func hostname(header string) (host string, ok bool) {
+	host = header
+	if strings.HasPrefix(host, "[") {
+		end := strings.IndexByte(host, ']')
+		if end < 0 {
+			return "", false
+		}
+		if a, err := netip.ParseAddr(host[1:end]); err != nil || !a.Is6() || !isPort(host[end+1:]) {
+			return "", false
+		}
+		return strings.ToLower(host[1:end]), true
+	}
+	if i := strings.IndexByte(host, ':'); i >= 0 {
+		if !isPort(host[i:]) {
+			return "", false
+		}
+		host = host[:i]
+	}
+	if strings.ContainsAny(host, "[]") {
+		return "", false
+	}
+	return strings.TrimSuffix(strings.ToLower(host), "."), true
+}
+
+// isPort tells whether s is empty or a colon and a port, which may be empty.
+func isPort(s string) bool {
+	return s == "" || s[0] == ':' && len(s) <= 6 && strings.Trim(s[1:], "0123456789") == ""
+}
+
+// ambiguous tells whether backends differ in what a path means: dot segments beside what is a
+// slash for some and none for others, and dot segments with parameters (Tomcat).
+func ambiguous(u *url.URL) bool {
+	if !strings.Contains(u.Path, "..") && !strings.Contains(u.Path, "/.") {
+		return false
+	}
+	raw := strings.ToLower(u.EscapedPath())
+	slashes := strings.Contains(raw, "%2f") || strings.Contains(raw, "%5c") || strings.Contains(u.Path, `\`) || strings.Contains(u.Path, "//")
+	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		if name, _, parameters := strings.Cut(segment, ";"); name == "." || name == ".." {
+			if slashes || parameters {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // answer is the agent's own.
@@ -143,7 +209,20 @@ func (s *Server) rewrite(p *httputil.ProxyRequest) {
 	}
 	p.Out.URL.Host, p.Out.Host = x.target.address(), p.In.Host
 	p.Out.URL.RawQuery = p.In.URL.RawQuery
+	if !strings.EqualFold(p.Out.Header.Get("Upgrade"), "websocket") {
+		// HTTP/2 in it, say, would be requests that nobody looks at.
+		p.Out.Header.Del("Upgrade")
+		p.Out.Header.Del("Connection")
+	}
+	p.Out.Header.Del("Http2-Settings")
+	for name := range p.Out.Header {
+		// CGI and its heirs do not tell X_Forwarded_For from X-Forwarded-For.
+		if plain := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); plain == "Forwarded" || plain == "X-Real-Ip" || strings.HasPrefix(plain, "X-Forwarded-") {
+			delete(p.Out.Header, name)
+		}
+	}
 	p.SetXForwarded()
+	p.Out.Header.Set("X-Forwarded-Port", strconv.Itoa(int(x.done.Conn.Place.Port())))
 	if x.done.Conn.Secure {
 		p.Out.Header.Set("X-Forwarded-Proto", "https")
 	}
@@ -154,7 +233,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	x := r.Context().Value(exchangeKey{}).(*exchange)
 	x.done.Reason = err.Error()
 	if r.Context().Err() != nil {
-		return // nobody is there to be answered
+		panic(http.ErrAbortHandler) // to return would be to answer with 200
 	}
 	status := http.StatusBadGateway
 	var timeout net.Error

@@ -72,6 +72,8 @@ type Conn struct {
 	// Secure tells that it came by TLS; Site is then whose TLS that was.
 	Secure bool
 	Site   string
+	// ClientAuth is how that asked for a certificate: only a Site that asks for the same serves it.
+	ClientAuth string
 }
 
 // Server serves connections by its Table.
@@ -93,6 +95,8 @@ const (
 	maxHeader = 32 << 10
 	// headerTimeout is how long a header may take.
 	headerTimeout = 10 * time.Second
+	// maxStreams is how many requests a connection of HTTP/2 may have at once.
+	maxStreams = 100
 )
 
 type connKey struct{}
@@ -101,7 +105,7 @@ type connKey struct{}
 func New(o Options) *Server {
 	s := &Server{opts: o, open: make(map[*idler]struct{}), queue: queue{conns: make(chan net.Conn), closed: make(chan struct{})}}
 	s.table.Store(&Table{Secure: &route.Table{}, Plain: &route.Table{}})
-	s.pools = pools{s: s, tls: make(map[TLS]*http.Transport), down: make(map[string]time.Time)}
+	s.pools = pools{s: s, tls: make(map[TLS]*http.Transport), down: make(map[place]time.Time)}
 	s.pools.plain = s.pools.transport(nil)
 	errors := slog.NewLogLogger(o.Logger.With("source", "http").Handler(), slog.LevelDebug)
 	s.proxy = &httputil.ReverseProxy{
@@ -112,6 +116,7 @@ func New(o Options) *Server {
 	protocols.SetUnencryptedHTTP2(true) // TLS, where there is one, is below Conn
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serve), Protocols: &protocols, ErrorLog: errors,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams}, DisableGeneralOptionsHandler: true,
 		MaxHeaderBytes: maxHeader, ReadHeaderTimeout: headerTimeout, // bodies are idler's to look after
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)

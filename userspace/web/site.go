@@ -49,8 +49,10 @@ func (t *Target) address() string { return net.JoinHostPort(t.Host, strconv.Itoa
 // Site is the rules of a listener. It is immutable.
 type Site struct {
 	// Name is the listener's, in logs and metrics.
-	Name  string
-	hosts map[string]*paths // by Rule.Hostname
+	Name string
+	// ClientAuth is how its TLS asks clients for certificates: the same text for the same.
+	ClientAuth string
+	hosts      map[string]*paths // by Rule.Hostname
 	// targets counts those of TLS, so that what nobody uses any more can be let go.
 	tls []TLS
 }

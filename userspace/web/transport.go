@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -81,8 +82,16 @@ type pools struct {
 	plain *http.Transport
 	mu    sync.Mutex
 	tls   map[TLS]*http.Transport
-	down  map[string]time.Time // targets that could not be connected to, by address, and when
+	down  map[place]time.Time // targets that could not be connected to, and when
 }
+
+// place is a target as far as connecting to it goes.
+type place struct {
+	address string
+	tls     TLS
+}
+
+func (t *Target) place() place { return place{t.address(), t.TLS} }
 
 // instead is the target to try: not x's if that was tried, or is to be avoided and another one
 // is not. nil: x's own.
@@ -90,7 +99,7 @@ func (p *pools) instead(x *exchange, tried []*Target) *Target {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	avoid := func(t *Target) bool {
-		since, ok := p.down[t.address()]
+		since, ok := p.down[t.place()]
 		return ok && time.Since(since) < avoidFor
 	}
 	if len(tried) == 0 && (len(p.down) == 0 || !avoid(x.target)) {
@@ -117,7 +126,7 @@ func (p *pools) instead(x *exchange, tried []*Target) *Target {
 func (p *pools) failed(t *Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.down[t.address()] = time.Now()
+	p.down[t.place()] = time.Now()
 }
 
 func (p *pools) of(settings TLS) *http.Transport {
@@ -150,7 +159,7 @@ func (p *pools) retain(t *Table) {
 			transport.CloseIdleConnections()
 		}
 	}
-	maps.DeleteFunc(p.down, func(_ string, since time.Time) bool { return time.Since(since) > avoidFor })
+	maps.DeleteFunc(p.down, func(_ place, since time.Time) bool { return time.Since(since) > avoidFor })
 }
 
 func (p *pools) close() {
@@ -209,9 +218,15 @@ func (p *pools) dial(ctx context.Context, network, address string) (net.Conn, er
 			addresses = append(addresses, net.JoinHostPort(netip.Addr.String(a), port))
 		}
 	}
+	// None of them for all connections, and none for all of the time.
+	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
 	var errs []error
-	for _, a := range addresses {
-		c, err := new(net.Dialer).DialContext(ctx, network, a)
+	for i, a := range addresses {
+		var d net.Dialer
+		if deadline, ok := ctx.Deadline(); ok {
+			d.Timeout = time.Until(deadline) / time.Duration(len(addresses)-i)
+		}
+		c, err := d.DialContext(ctx, network, a)
 		if err == nil {
 			return c, nil
 		}

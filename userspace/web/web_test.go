@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,10 +69,31 @@ func TestRules(t *testing.T) {
 
 func TestHostname(t *testing.T) {
 	for in, want := range map[string]string{
-		"A.Test": "a.test", "a.test:80": "a.test", "a.test.": "a.test", "a.test.:80": "a.test", "[::1]": "::1", "[::1]:80": "::1", "": "", "127.0.0.1:1": "127.0.0.1",
+		"A.Test": "a.test", "a.test:80": "a.test", "a.test.": "a.test", "a.test.:80": "a.test", "[::1]": "::1", "[::1]:80": "::1", "": "", "127.0.0.1:1": "127.0.0.1", "a.test:": "a.test",
 	} {
-		if got := hostname(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
+		if got, ok := hostname(in); got != want || !ok {
+			t.Errorf("%q: %q, %t, want %q", in, got, ok, want)
+		}
+	}
+	for _, in := range []string{"a.test:b.test", "[a.test]", "a.test]", "[::1", "[::1]x", "::1", "a.test:80:80", "a.test:123456"} {
+		if got, ok := hostname(in); ok {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+// What a backend may take for another path is not passed on.
+func TestAmbiguous(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/a/b": false, "/a%2fb": false, "/a//b": false, "/a/../b": false, "/a/./b": false, "/a..b/..c": false, "/.well-known/x": false, "/a;x=1/b": false, "/a/...": false,
+		"/admin/%2f..%2f..%2fpub": true, "/admin//../pub": true, "/pub/..;/admin": true, "/pub/%5c../admin": true, `/pub\..\admin`: true, "/a/.;x/b": true, "/a%2f%2e%2e/b": true,
+	} {
+		u, err := url.ParseRequestURI(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ambiguous(u); got != want {
+			t.Errorf("%s: %t, want %t", path, got, want)
 		}
 	}
 }
@@ -216,6 +238,8 @@ func free(t *testing.T) Target {
 
 func TestRequests(t *testing.T) {
 	a, dead := backend(t, echo("a")), free(t)
+	slow := backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	all := backend(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header) })
 	secure := netip.MustParseAddrPort("10.0.0.1:443")
 	table := &Table{
 		Plain: entries(t, route.Entry{Port: 80, Name: "*", Endpoint: 0}, route.Entry{Port: 80, Name: "only.test", Endpoint: 1}, route.Entry{Port: 81, Name: "x.test", Endpoint: 1}),
@@ -225,6 +249,8 @@ func TestRequests(t *testing.T) {
 			NewSite("any", []Rule{
 				{From: "r", Hostname: "*", Targets: []Target{a}},
 				{Hostname: "*", Path: "/none"},
+				{Hostname: "*", Path: "/slow", Targets: []Target{slow}},
+				{Hostname: "*", Path: "/echo", Targets: []Target{all}},
 				{Hostname: "*", Path: "/zero", Targets: []Target{{Host: a.Host, Port: a.Port}}},
 				{Hostname: "*", Path: "/bad", Targets: []Target{{Weight: 1, Refuse: "why"}}},
 				{Hostname: "*", Path: "/unready", Targets: []Target{{Weight: 1, Refuse: "why", Unready: true}}},
@@ -250,7 +276,7 @@ func TestRequests(t *testing.T) {
 		body   string // contained
 		site   string
 	}{
-		{"as it came", Conn{}, "http://Host.Test/a%2Fb/../c?q=1;2&x=%zz", 200, "a Host.Test /a%2Fb/../c?q=1;2&x=%zz for=192.0.2.7 proto=http host=Host.Test forwarded= ae=", "any"},
+		{"as it came", Conn{}, "http://Host.Test/a%2Fb/c?q=1;2&x=%zz", 200, "a Host.Test /a%2Fb/c?q=1;2&x=%zz for=192.0.2.7 proto=http host=Host.Test forwarded= ae=", "any"},
 		{"no host", Conn{}, "http://1.2.3.4/", 200, "a 1.2.3.4 /", "any"},
 		{"a listener keeps its host", Conn{}, "http://only.test/x", 404, "Not Found", "only"},
 		{"its own", Conn{}, "http://only.test:80/p/x", 200, "a only.test:80 /p/x", "only"},
@@ -287,6 +313,48 @@ func TestRequests(t *testing.T) {
 			}
 		})
 	}
+	for _, tt := range []struct {
+		name, request, want string
+		contains            bool
+	}{
+		{"an opaque target", "GET x:http://own/secret HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 400", true},
+		{"the server itself", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 400", true},
+		{"a port that is a name", "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", "HTTP/1.1 400", true},
+		{"two ways to read it", "GET /a/..;/b HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 400", true},
+		{"absolute, without a path", "GET http://a HTTP/1.1\r\nHost: b\r\n\r\n", "a a / ", true},
+		{"forged by underscores", "GET /echo HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-Forwarded-Port: 6\r\n\r\n", "6.6.6.6", false},
+		{"HTTP/2 within", "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", "h2c", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := b.dial(t, Conn{})
+			_, _ = io.WriteString(c, strings.Replace(tt.request, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+			answer, err := io.ReadAll(c)
+			if err != nil || strings.Contains(string(answer), tt.want) != tt.contains {
+				t.Errorf("%q, %v", answer, err)
+			}
+			if !tt.contains && !strings.HasPrefix(string(answer), "HTTP/1.1 200") {
+				t.Errorf("%q", answer)
+			}
+			<-b.requests
+		})
+	}
+	t.Run("half closed", func(t *testing.T) {
+		c := b.dial(t, Conn{})
+		_, _ = io.WriteString(c, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+		_ = c.(*net.TCPConn).CloseWrite()
+		if answer, _ := io.ReadAll(c); strings.Contains(string(answer), "200 OK") {
+			t.Errorf("answered by %q, and not by the backend", answer)
+		}
+		<-b.requests
+	})
+	t.Run("another kind of certificate", func(t *testing.T) {
+		old := s
+		old.ClientAuth = "none"
+		if r, _ := b.get(t, old, "http://a.s.test/"); r.StatusCode != http.StatusMisdirectedRequest {
+			t.Errorf("status %d", r.StatusCode)
+		}
+		<-b.requests
+	})
 	t.Run("CONNECT", func(t *testing.T) {
 		c := b.dial(t, Conn{})
 		_, _ = io.WriteString(c, "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n")
@@ -375,14 +443,14 @@ func TestUpgrade(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		_, _ = io.Copy(c, rw)
 		_ = c.Close()
 	})
 	b := newBed(t, &Table{Plain: entries(t, route.Entry{Port: 80, Name: "*"}), Secure: &route.Table{}, Sites: []*Site{NewSite("s", []Rule{{Hostname: "*", Targets: []Target{target}}})}})
 	c := b.dial(t, Conn{})
 	in := bufio.NewReader(c)
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	if r, err := http.ReadResponse(in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v, %v", r, err)
 	}
