@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -61,6 +62,13 @@ func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set 
 		o.Addresses = cluster.Addresses{}
 		return files
 	}
+	onHost, owners := o.Usable, a.snapshot.Owners
+	o.Usable = func(gateway types.NamespacedName, at netip.Addr) error {
+		if owner, ok := owners[at]; ok && owner != gateway {
+			return fmt.Errorf("it is the address of Gateway %s", owner)
+		}
+		return onHost(gateway, at)
+	}
 	o.Addresses, o.Unwatched = a.snapshot.Addresses, a.snapshot.Unwatched
 	has := make(map[manifest.Key]bool, len(files.Objects))
 	for _, f := range files.Objects {
@@ -71,7 +79,7 @@ func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set 
 		}
 	}
 	all := *files
-	all.Objects = slices.Clone(files.Objects)
+	all.Objects, all.Warnings = slices.Clone(files.Objects), slices.Clone(files.Warnings)
 	for _, c := range a.snapshot.Objects {
 		if has[c.Key] {
 			all.Warnings = append(all.Warnings, manifest.Warning{Pos: c.Pos, Text: c.Key.String() + ": not served as it is in the cluster: a manifest has it"})

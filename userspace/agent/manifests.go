@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/manifest"
 	"github.com/spliceway/spliceway/userspace/plan"
@@ -25,7 +27,7 @@ func Plan(cfg *config.Config) *plan.Plan {
 // now. The error is that of a configuration that is to be strict.
 func (a *agent) plan(cfg *config.Config) (*plan.Plan, error) {
 	own := sync.OnceValues(net.InterfaceAddrs)
-	o := plan.Options{Usable: func(at netip.Addr) error { return usable(cfg, own, at) }}
+	o := plan.Options{Usable: func(_ types.NamespacedName, at netip.Addr) error { return usable(cfg, own, at) }}
 	if !a.strict {
 		o.Old = a.planned
 	}

@@ -15,55 +15,68 @@ import (
 // Addresses are of Gateways.
 type Addresses map[types.NamespacedName][]netip.Addr
 
+// Owners are Gateways that have an address of the pool, be it given or asked for.
+type Owners map[netip.Addr]types.NamespacedName
+
 // assign gives each Gateway of ours that asks for no address one out of the pool: that
-// which its status has, if no Gateway before it has that. Only who leads gives new ones,
-// so that all agents come to the same. objects are ordered by age.
-func (c *Cluster) assign(objects []*manifest.Object, leading bool) Addresses {
+// which its status has, if no Gateway before it has that. What a status has is its Gateway's
+// before anybody may ask for it: else whoever may write a Gateway could have the clients of
+// another. Only who leads gives new ones, so that all agents come to the same. objects are
+// ordered by age.
+func (c *Cluster) assign(objects []*manifest.Object, leading bool) (Addresses, Owners) {
 	if len(c.opts.Pool) == 0 {
-		return nil
+		return nil, nil
 	}
-	ours := make(map[string]bool)
+	classes := make(map[string]bool)
 	for _, o := range objects {
 		if class, ok := o.Value.(*gatewayv1.GatewayClass); ok && string(class.Spec.ControllerName) == c.opts.Controller {
-			ours[class.Name] = true
+			classes[class.Name] = true
 		}
 	}
-	all, taken := make(Addresses), make(map[netip.Addr]bool)
-	var without []types.NamespacedName
+	var ours []*gatewayv1.Gateway
 	for _, o := range objects {
-		if g, ok := o.Value.(*gatewayv1.Gateway); ok && ours[string(g.Spec.GatewayClassName)] {
-			for _, a := range asked(g) {
-				taken[a] = true
+		if g, ok := o.Value.(*gatewayv1.Gateway); ok && classes[string(g.Spec.GatewayClassName)] {
+			ours = append(ours, g)
+		}
+	}
+	all, owners := make(Addresses), make(Owners)
+	free := func(at netip.Addr) bool { _, taken := owners[at]; return !taken && c.pooled(at) }
+	for _, g := range ours {
+		asks, name := asked(g), nameOf(g)
+		for _, a := range g.Status.Addresses {
+			at, err := netip.ParseAddr(a.Value)
+			switch {
+			case err != nil || !free(at):
+			case len(asks) > 0 && slices.Contains(asks, at):
+				owners[at] = name
+			case len(asks) == 0 && all[name] == nil:
+				owners[at], all[name] = name, []netip.Addr{at}
 			}
 		}
 	}
-	for _, o := range objects {
-		g, ok := o.Value.(*gatewayv1.Gateway)
-		if !ok || !ours[string(g.Spec.GatewayClassName)] || len(asked(g)) > 0 {
-			continue
+	for _, g := range ours {
+		for _, at := range asked(g) {
+			if free(at) {
+				owners[at] = nameOf(g)
+			}
 		}
-		name := types.NamespacedName{Namespace: g.Namespace, Name: g.Name}
-		i := slices.IndexFunc(g.Status.Addresses, func(a gatewayv1.GatewayStatusAddress) bool {
-			at, err := netip.ParseAddr(a.Value)
-			return err == nil && !taken[at] && c.pooled(at)
-		})
-		if i < 0 {
-			without = append(without, name)
-			continue
-		}
-		at := netip.MustParseAddr(g.Status.Addresses[i].Value)
-		all[name], taken[at] = []netip.Addr{at}, true
 	}
 	if !leading {
-		return all
+		return all, owners
 	}
-	next := c.free(taken)
-	for _, name := range without {
-		if at := next(); at.IsValid() {
-			all[name] = []netip.Addr{at}
+	next := c.free(owners)
+	for _, g := range ours {
+		if name := nameOf(g); len(asked(g)) == 0 && all[name] == nil {
+			if at := next(); at.IsValid() {
+				owners[at], all[name] = name, []netip.Addr{at}
+			}
 		}
 	}
-	return all
+	return all, owners
+}
+
+func nameOf(g *gatewayv1.Gateway) types.NamespacedName {
+	return types.NamespacedName{Namespace: g.Namespace, Name: g.Name}
 }
 
 // asked are the addresses that a Gateway asks for. An entry without a value asks for any.
@@ -89,8 +102,8 @@ func usual(p netip.Prefix, at netip.Addr) bool {
 	return at != p.Masked().Addr() && p.Contains(at.Next())
 }
 
-// free gives one address after the other that is not taken, and an invalid one at the end.
-func (c *Cluster) free(taken map[netip.Addr]bool) func() netip.Addr {
+// free gives one address after the other that nobody has, and an invalid one at the end.
+func (c *Cluster) free(owners Owners) func() netip.Addr {
 	i, at := 0, netip.Addr{}
 	return func() netip.Addr {
 		for ; i < len(c.opts.Pool); i, at = i+1, (netip.Addr{}) {
@@ -101,7 +114,7 @@ func (c *Cluster) free(taken map[netip.Addr]bool) func() netip.Addr {
 				at = p.Masked().Addr()
 			}
 			for ; p.Contains(at); at = at.Next() {
-				if usual(p, at) && !taken[at] {
+				if _, taken := owners[at]; !taken && usual(p, at) {
 					return at
 				}
 			}

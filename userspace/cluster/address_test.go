@@ -53,8 +53,11 @@ func TestAssign(t *testing.T) {
 		{"what two have is the older one's", "10.1.0.0/29", true,
 			[]*gatewayv1.Gateway{aGateway("a", "ours", nil, []string{"10.1.0.3"}), aGateway("b", "ours", nil, []string{"10.1.0.3"})},
 			map[string]string{"a": "10.1.0.3", "b": "10.1.0.1"}},
-		{"what is asked for is not given away", "10.1.0.0/29", true,
+		{"what one has cannot be asked for by another", "10.1.0.0/29", true,
 			[]*gatewayv1.Gateway{aGateway("a", "ours", nil, []string{"10.1.0.1"}), aGateway("b", "ours", []string{"10.1.0.1"}, nil)},
+			map[string]string{"a": "10.1.0.1"}},
+		{"what nobody has yet may be asked for", "10.1.0.0/29", true,
+			[]*gatewayv1.Gateway{aGateway("a", "ours", nil, nil), aGateway("b", "ours", []string{"10.1.0.1"}, nil)},
 			map[string]string{"a": "10.1.0.2"}},
 		{"an address that is not of the pool is not kept", "10.1.0.0/29", true,
 			[]*gatewayv1.Gateway{aGateway("a", "ours", nil, []string{"10.2.0.1"})}, map[string]string{"a": "10.1.0.1"}},
@@ -74,15 +77,19 @@ func TestAssign(t *testing.T) {
 				values = append(values, g)
 			}
 			got := make(map[string]string)
-			for name, addrs := range c.assign(objectsOf(values...), tt.leads) {
+			addresses, owners := c.assign(objectsOf(values...), tt.leads)
+			for name, addrs := range addresses {
 				got[name.Name] = addrs[0].String()
+				if owners[addrs[0]] != name {
+					t.Errorf("%s is %s's, not %s's", addrs[0], owners[addrs[0]], name)
+				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("addresses (-want +got):\n%s", diff)
 			}
 		})
 	}
-	if got := (&Cluster{}).assign(nil, true); got != nil {
+	if got, _ := (&Cluster{}).assign(nil, true); got != nil {
 		t.Errorf("without a pool: %v, want nil", got)
 	}
 }

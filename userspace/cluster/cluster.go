@@ -238,16 +238,9 @@ func (c *Cluster) complete() bool {
 	return true
 }
 
-// settled tells whether every watch has had its first list.
-func (c *Cluster) settled() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, w := range c.watches {
-		if !w.informer.HasSynced() {
-			return false
-		}
-	}
-	return true
+// settled tells whether every one of these watches has had its first list, or has failed.
+func settled(watches []*watch) bool {
+	return !slices.ContainsFunc(watches, func(w *watch) bool { return !w.informer.HasSynced() && !w.failed.Load() })
 }
 
 // Snapshot is what the API server has.
@@ -255,6 +248,8 @@ type Snapshot struct {
 	*manifest.Set
 	// Addresses are of Gateways that ask for none; nil: there is no pool.
 	Addresses Addresses
+	// Owners have the pool's addresses.
+	Owners Owners
 	// Saved tells that it is the last state of an agent before this one: the API server
 	// has not told all it has yet.
 	Saved bool
@@ -280,19 +275,23 @@ func (c *Cluster) Objects(ctx context.Context) *Snapshot {
 		if set == nil {
 			return nil
 		}
-		return &Snapshot{Set: set, Addresses: c.assign(set.Objects, false), Saved: true}
+		s := &Snapshot{Set: set, Saved: true}
+		s.Addresses, s.Owners = c.assign(set.Objects, false)
+		return s
 	}
 	set := c.collect()
-	if c.refer(references(set.Objects, c.opts.Controller)) {
+	if news := c.refer(references(set.Objects, c.opts.Controller)); len(news) > 0 {
 		waiting, cancel := context.WithTimeout(ctx, referencesWait)
-		_ = wait(waiting, c.settled) // what is not there by then comes with the next change
+		_ = wait(waiting, func() bool { return settled(news) }) // what is not there by then comes with the next change
 		cancel()
 		set = c.collect()
 	}
 	c.mu.Lock()
 	unwatched := c.unwatched
 	c.mu.Unlock()
-	return &Snapshot{Set: set, Addresses: c.assign(set.Objects, c.writer.leading.Load()), unwatched: unwatched, limit: c.opts.MaxReferences}
+	s := &Snapshot{Set: set, unwatched: unwatched, limit: c.opts.MaxReferences}
+	s.Addresses, s.Owners = c.assign(set.Objects, c.writer.leading.Load())
+	return s
 }
 
 // collect is the objects of all watches, the older before the newer.

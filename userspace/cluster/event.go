@@ -5,6 +5,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -74,7 +75,7 @@ func (c *Cluster) writeEvent(ctx context.Context, e Event) error {
 	now := time.Now()
 	note := e.Note
 	if len(note) > maxNote {
-		note = note[:maxNote-3] + "..."
+		note = strings.ToValidUTF8(note[:maxNote-3], "") + "..."
 	}
 	kind := corev1.EventTypeWarning
 	if e.Good {
@@ -91,6 +92,8 @@ func (c *Cluster) writeEvent(ctx context.Context, e Event) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	_, err = c.objects.Resource(eventsResource).Namespace(namespace).Create(ctx, &unstructured.Unstructured{Object: object}, metav1.CreateOptions{})
 	return err
 }

@@ -13,8 +13,13 @@ import (
 	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
 )
 
-// maxAncestors is how many a policy's status may have.
-const maxAncestors = 16
+// How many a policy's and a route's status may have.
+const (
+	maxAncestors = 16
+	maxParents   = 32
+)
+
+func bound[T any](list []T, limit int) []T { return list[:min(len(list), limit)] }
 
 // merged is an object's status with what is wanted of it in it: what other controllers
 // wrote stays, and a condition that says what it said before keeps its time. wanted is a
@@ -54,7 +59,7 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 		if sameParents(v.Status.Parents, w.Parents, controller) {
 			return nil
 		}
-		next.Parents = ofAll(v.Status.Parents, w.Parents, controller, parentOf, now)
+		next.Parents = bound(ofAll(v.Status.Parents, w.Parents, controller, parentOf, now), maxParents)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.HTTPRoute:
 		next, w := v.Status, gatewayv1.HTTPRouteStatus{}
@@ -64,32 +69,31 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 		if sameParents(v.Status.Parents, w.Parents, controller) {
 			return nil
 		}
-		next.Parents = ofAll(v.Status.Parents, w.Parents, controller, parentOf, now)
+		next.Parents = bound(ofAll(v.Status.Parents, w.Parents, controller, parentOf, now), maxParents)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.BackendTLSPolicy:
 		next, w := v.Status, gatewayv1.PolicyStatus{}
 		if status, ok := wanted.(*gatewayv1.PolicyStatus); ok {
 			w = *status
 		}
-		next.Ancestors = ofAll(v.Status.Ancestors, w.Ancestors, controller, ancestorOf, now)
-		next.Ancestors = next.Ancestors[:min(len(next.Ancestors), maxAncestors)]
+		next.Ancestors = bound(ofAll(v.Status.Ancestors, w.Ancestors, controller, ancestorOf, now), maxAncestors)
 		return unlessSame(&v.Status, &next)
 	case *v1alpha1.AgentEndpoint:
 		if w, ok := wanted.(*v1alpha1.AgentEndpointStatus); ok {
 			next := *w
-			next.Conditions = timed(v.Status.Conditions, w.Conditions, now)
+			next.Conditions = withForeign(v.Status.Conditions, w.Conditions, now)
 			return unlessSame(&v.Status, &next)
 		}
 	case *v1alpha1.CloudEndpoint:
 		if w, ok := wanted.(*v1alpha1.CloudEndpointStatus); ok {
 			next := *w
-			next.Conditions = timed(v.Status.Conditions, w.Conditions, now)
+			next.Conditions = withForeign(v.Status.Conditions, w.Conditions, now)
 			return unlessSame(&v.Status, &next)
 		}
 	case *v1alpha1.NgrokTrafficPolicy:
 		if w, ok := wanted.(*v1alpha1.NgrokTrafficPolicyStatus); ok {
 			next := *w
-			next.Conditions = timed(v.Status.Conditions, w.Conditions, now)
+			next.Conditions = withForeign(v.Status.Conditions, w.Conditions, now)
 			return unlessSame(&v.Status, &next)
 		}
 	}
@@ -135,7 +139,7 @@ func refused(it *item, now metav1.Time) any {
 	if len(it.problems) > 0 {
 		why = it.problems[0].Text()
 	}
-	next := timed(it.before, []metav1.Condition{{Type: "Ready", Status: metav1.ConditionFalse, Reason: "InvalidObject", Message: why, ObservedGeneration: it.GetGeneration()}}, now)
+	next := withForeign(it.before, []metav1.Condition{{Type: "Ready", Status: metav1.ConditionFalse, Reason: "InvalidObject", Message: why, ObservedGeneration: it.GetGeneration()}}, now)
 	if slices.EqualFunc(it.before, next, sameCondition) {
 		return nil
 	}
@@ -174,10 +178,12 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:limit-3], "") + "..."
 }
 
-// ownConditions are the types of condition on Gateways and classes that are ours to take away.
+// ownConditions are the types of condition on Gateways, classes and endpoint objects that are
+// ours to take away.
 var ownConditions = []string{
 	string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayConditionProgrammed), string(gatewayv1.GatewayConditionResolvedRefs),
 	string(gatewayv1.GatewayConditionInsecureFrontendValidationMode), string(gatewayv1.GatewayClassConditionStatusSupportedVersion),
+	"Ready", "Valid", "EndpointCreated", "CloudEndpointCreated", "TrafficPolicyApplied",
 }
 
 // withForeign is timed, followed by the conditions of types that are not ours.

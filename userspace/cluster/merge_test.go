@@ -13,6 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/spliceway/spliceway/userspace/api/v1alpha1"
+	"github.com/spliceway/spliceway/userspace/manifest"
 )
 
 var (
@@ -166,5 +169,47 @@ func TestRefused(t *testing.T) {
 	}
 	if patch, err := statusPatch(it, status); err != nil || !strings.Contains(string(patch), `"reason":"InvalidObject"`) {
 		t.Errorf("patch %s, %v", patch, err)
+	}
+}
+
+// Conditions and fields of ngrok's own operator stay.
+func TestOthersPartsOfEndpoints(t *testing.T) {
+	e := &v1alpha1.AgentEndpoint{}
+	e.Status.DomainRef = &v1alpha1.NamespacedRef{Name: "d"}
+	e.Status.AssignedURL = "tls://old"
+	e.Status.Conditions = []metav1.Condition{aCondition("Ready", "False", "m", then), aCondition("DomainReady", "True", "m", then)}
+	got := merged(e, &v1alpha1.AgentEndpointStatus{Conditions: []metav1.Condition{aCondition("Ready", "True", "m", metav1.Time{})}}, controller, now)
+	status, ok := got.(*v1alpha1.AgentEndpointStatus)
+	if !ok || len(status.Conditions) != 2 || status.Conditions[0].Status != "True" || status.Conditions[1].Type != "DomainReady" {
+		t.Fatalf("%+v", got)
+	}
+	patch, err := statusPatch(&item{Object: e, object: objectsOf(e)[0]}, status)
+	if err != nil || strings.Contains(string(patch), "domainRef") || !strings.Contains(string(patch), `"assignedURL":null`) {
+		t.Errorf("%s, %v", patch, err)
+	}
+}
+
+// What was refused is not tried again, until the object or its status is another.
+func TestRefusedStatuses(t *testing.T) {
+	w := newWriter(nil)
+	it := &item{key: manifest.Key{Name: "x"}}
+	status := func(reason string, at metav1.Time) any {
+		return refusal{Conditions: []metav1.Condition{{Type: "Ready", Reason: reason, LastTransitionTime: at}}}
+	}
+	if w.wasRefused(job{item: it, status: status("a", now)}) {
+		t.Error("never tried")
+	}
+	w.refuse(job{item: it, status: status("a", now)})
+	for range 2 {
+		if !w.wasRefused(job{item: it, status: status("a", then)}) {
+			t.Error("it is tried again")
+		}
+	}
+	if w.wasRefused(job{item: it, status: status("b", now)}) {
+		t.Error("another status is not tried")
+	}
+	w.refuse(job{item: it, status: status("a", now)})
+	if w.wasRefused(job{item: &item{key: it.key}, status: status("a", now)}) {
+		t.Error("another version is not tried")
 	}
 }

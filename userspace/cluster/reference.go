@@ -20,24 +20,51 @@ type reference struct {
 	types.NamespacedName
 }
 
-// references are the Secrets and ConfigMaps that objects name, and of each the namespace from
-// which it is, the first by name. Gateways count whose class is the controller's. Whether
-// objects may name what they name is not asked here.
+// grant lets Gateways of a namespace name an object of another one, or, without a name, all of
+// a kind.
+type grant struct{ from, kind, namespace, name string }
+
+func addGrants(to map[grant]bool, g *gatewayv1.ReferenceGrant) {
+	for _, f := range g.Spec.From {
+		for _, t := range g.Spec.To {
+			if f.Group != gatewayv1.GroupName || f.Kind != "Gateway" || t.Group != "" {
+				continue
+			}
+			name := ""
+			if t.Name != nil {
+				name = string(*t.Name)
+			}
+			to[grant{string(f.Namespace), string(t.Kind), g.Namespace, name}] = true
+		}
+	}
+}
+
+// references are the Secrets and ConfigMaps that objects name and may name, and of each the
+// namespace from which it is: its own, else the first by name. Gateways count whose class is
+// the controller's.
 func references(objects []*manifest.Object, controller string) map[reference]string {
-	all, ours := make(map[reference]string), make(map[gatewayv1.ObjectName]bool)
+	all, ours, grants := make(map[reference]string), make(map[gatewayv1.ObjectName]bool), make(map[grant]bool)
 	var from string
 	add := func(kind, namespace, name string) {
 		if name == "" || kind != "Secret" && kind != "ConfigMap" {
 			return
 		}
 		r := reference{kind, types.NamespacedName{Namespace: namespace, Name: name}}
-		if first, ok := all[r]; !ok || from < first {
+		if from != namespace && !grants[grant{from, kind, namespace, name}] && !grants[grant{from, kind, namespace, ""}] {
+			return
+		}
+		if first, ok := all[r]; !ok || from == namespace || from < first && first != namespace {
 			all[r] = from
 		}
 	}
 	for _, o := range objects {
 		if class, ok := o.Value.(*gatewayv1.GatewayClass); ok && string(class.Spec.ControllerName) == controller {
 			ours[gatewayv1.ObjectName(class.Name)] = true
+		}
+	}
+	for _, o := range objects {
+		if g, ok := o.Value.(*gatewayv1.ReferenceGrant); ok {
+			addGrants(grants, g)
 		}
 	}
 	for _, o := range objects {
@@ -145,9 +172,9 @@ func bounded(wanted map[reference]string, had func(reference) bool, limit int) (
 	return kept, left
 }
 
-// refer watches what objects name, as far as the limit goes, and tells whether there is
-// anything new. What is left out is in c.unwatched.
-func (c *Cluster) refer(all map[reference]string) (news bool) {
+// refer watches what objects name, as far as the limit goes, and returns the watches that are
+// new. What is left out is in c.unwatched.
+func (c *Cluster) refer(all map[reference]string) (news []*watch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wanted, left := bounded(all, func(r reference) bool { return c.watches[watched{"", r.kind, r.Namespace, r.Name}] != nil }, c.opts.MaxReferences)
@@ -170,7 +197,7 @@ func (c *Cluster) refer(all map[reference]string) (news bool) {
 			key := watched{k.group, k.name, r.Namespace, r.Name}
 			if r.kind == k.name && c.watches[key] == nil {
 				c.watches[key] = c.start(c.context, k, k.versions[0], r.Namespace, r.Name)
-				news = true
+				news = append(news, c.watches[key])
 			}
 		}
 	}

@@ -15,6 +15,9 @@ import (
 func TestReferences(t *testing.T) {
 	set := readAll(t,
 		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"GatewayClass","metadata":{"name":"c"},"spec":{"controllerName":"`+controller+`"}}`,
+		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"ReferenceGrant","metadata":{"namespace":"b","name":"g"},"spec":{"from":[{"group":"gateway.networking.k8s.io","kind":"Gateway","namespace":"a"}],"to":[{"group":"","kind":"Secret","name":"other"},{"group":"","kind":"ConfigMap"}]}}`,
+		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway","metadata":{"namespace":"0","name":"greedy"},"spec":{"gatewayClassName":"c",
+		  "listeners":[{"name":"l","port":443,"protocol":"TLS","tls":{"certificateRefs":[{"name":"own","namespace":"a"},{"name":"x","namespace":"b"}]}}]}}`,
 		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway","metadata":{"namespace":"a","name":"foreign"},"spec":{"gatewayClassName":"d",
 		  "listeners":[{"name":"l","port":443,"protocol":"TLS","tls":{"certificateRefs":[{"name":"foreign"}]}}]}}`,
 		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway","metadata":{"namespace":"a","name":"g"},"spec":{"gatewayClassName":"c",

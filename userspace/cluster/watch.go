@@ -4,14 +4,17 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
+	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -31,6 +34,7 @@ type watch struct {
 	stop     context.CancelFunc
 	done     chan struct{}
 	failure  string // what was told last; only the informer's goroutine uses it
+	failed   atomic.Bool
 }
 
 // start begins a watch.
@@ -104,6 +108,7 @@ func (w *watch) items(yield func(*item)) {
 // watchFailed tells of a watch that fails, once until it fails otherwise: the informer
 // tries again by itself.
 func (c *Cluster) watchFailed(w *watch, err error) {
+	w.failed.Store(true)
 	if text := err.Error(); w.failure != text {
 		w.failure = text
 		c.log.Warn("objects of the cluster cannot be watched; trying again", "resource", w.resource.GroupResource().String(), "error", text)
@@ -155,6 +160,14 @@ func (c *Cluster) served(ctx context.Context) error {
 			has[gv.WithResource(r.Name)] = true
 		}
 	}
+	// Of groups that could not be asked about nothing is known: what is watched goes on.
+	unknown := make(map[string]bool)
+	if failed := (*discovery.ErrGroupDiscoveryFailed)(nil); errors.As(err, &failed) {
+		for gv := range failed.Groups {
+			unknown[gv.Group] = true
+		}
+	}
+	blind := false
 	for i := range c.kinds {
 		k := &c.kinds[i]
 		key, version := watched{group: k.group, name: k.name}, ""
@@ -170,14 +183,20 @@ func (c *Cluster) served(ctx context.Context) error {
 		c.mu.Lock()
 		w := c.watches[key]
 		c.mu.Unlock()
-		// A group that discovery could not ask about is left as it is.
-		if version == "" && err != nil || w != nil && w.resource.Version == version || w == nil && version == "" {
+		if unknown[k.group] || err != nil && len(unknown) == 0 {
+			blind = blind || w == nil
+			continue
+		}
+		if w != nil && w.resource.Version == version || w == nil && version == "" {
 			continue
 		}
 		c.exchange(ctx, k, key, version, w)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known = true
+	c.known = c.known || !blind
+	if blind {
+		return fmt.Errorf("ask the API server for its resources: %w", err)
+	}
 	return nil
 }

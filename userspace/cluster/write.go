@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,8 +30,9 @@ type writer struct {
 	leading atomic.Bool
 	wake    chan struct{}
 
-	mu     sync.Mutex
-	wanted map[manifest.Key]any // nil: nothing was reported yet
+	mu      sync.Mutex
+	wanted  map[manifest.Key]any // nil: nothing was reported yet
+	refused map[manifest.Key]job // what the API server did not take
 }
 
 const (
@@ -40,7 +42,9 @@ const (
 	writers = 8
 )
 
-func newWriter(c *Cluster) *writer { return &writer{c: c, wake: make(chan struct{}, 1)} }
+func newWriter(c *Cluster) *writer {
+	return &writer{c: c, wake: make(chan struct{}, 1), refused: make(map[manifest.Key]job)}
+}
 
 // Report says what became of each object: pointers to their status types. Objects that
 // are not there are those of which there is nothing to say.
@@ -103,7 +107,7 @@ func (w *writer) write(ctx context.Context) bool {
 		} else {
 			j.status = merged(j.item.object.Value, w.published(wanted[j.item.key]), w.c.opts.Controller, now)
 		}
-		if j.status != nil {
+		if j.status != nil && !w.wasRefused(j) {
 			jobs = append(jobs, j)
 		}
 	}
@@ -116,7 +120,14 @@ func (w *writer) write(ctx context.Context) bool {
 	for range min(writers, len(jobs)) {
 		all.Go(func() {
 			for j := range queue {
-				if err := w.one(ctx, j); err != nil && ctx.Err() == nil {
+				err := w.one(ctx, j)
+				if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) {
+					// It is not taken however often it is tried, until one of both is another.
+					w.refuse(j)
+					w.c.log.Error("a status is refused by the API server", "object", j.item.key.String(), "error", err.Error())
+					continue
+				}
+				if err != nil && ctx.Err() == nil {
 					failed.Store(true)
 					// A conflict is settled by the object's next version, which is on its way.
 					if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
@@ -136,6 +147,39 @@ func (w *writer) write(ctx context.Context) bool {
 	all.Wait()
 	return !failed.Load()
 }
+
+// refuse notes that a status was not taken.
+func (w *writer) refuse(j job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused[j.item.key] = j
+}
+
+// wasRefused tells whether this was not taken before: the same for the same version.
+func (w *writer) wasRefused(j job) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before, ok := w.refused[j.item.key]
+	if !ok {
+		return false
+	}
+	if before.item == j.item && sameButTimes(before.status, j.status) {
+		return true
+	}
+	delete(w.refused, j.item.key)
+	return false
+}
+
+// sameButTimes compares two statuses as they are written, without the times of conditions.
+func sameButTimes(a, b any) bool {
+	text := func(v any) string {
+		data, _ := json.Marshal(v)
+		return transitionTimes.ReplaceAllString(string(data), "")
+	}
+	return text(a) == text(b)
+}
+
+var transitionTimes = regexp.MustCompile(`"lastTransitionTime":"[^"]*"`)
 
 // candidates are the objects that have a status, without it.
 func (w *writer) candidates() (all []job) {
@@ -171,6 +215,9 @@ func (w *writer) one(ctx context.Context, j job) error {
 	return err
 }
 
+// ownFields are those of statuses that are ours; the others are of other controllers.
+var ownFields = []string{"addresses", "listeners", "conditions", "supportedFeatures", "parents", "ancestors", "assignedURL", "trafficPolicy", "observedGeneration"}
+
 // statusPatch is a JSON merge patch (RFC 7396) that makes a status of an object what it is to
 // be. Fields that fall away have to be named: what a patch does not mention stays.
 func statusPatch(it *item, status any) ([]byte, error) {
@@ -193,7 +240,7 @@ func statusPatch(it *item, status any) ([]byte, error) {
 		return nil, err
 	}
 	for field := range old.Status {
-		if _, stays := fields[field]; !stays {
+		if _, stays := fields[field]; !stays && slices.Contains(ownFields, field) {
 			fields[field] = nil
 		}
 	}

@@ -49,9 +49,9 @@ type Input struct {
 	// not there gets no address and is not served. One that is there without any, or a
 	// nil map: the Gateway is served on each address that the agent listens on.
 	Addresses map[types.NamespacedName][]netip.Addr
-	// AddressUsable tells, with an error, of an address in a Gateway's spec that
+	// AddressUsable tells, with an error, of an address in this Gateway's spec that
 	// the agent cannot listen on. Nil: all are usable.
-	AddressUsable func(netip.Addr) error
+	AddressUsable func(gateway types.NamespacedName, at netip.Addr) error
 	// Unwatched tells, with an error, of a Secret or ConfigMap that is not among those here,
 	// and may exist all the same. Nil: there are none such.
 	Unwatched func(kind string, name types.NamespacedName) error

@@ -103,7 +103,7 @@ func (c *computation) readAddresses(g *gateway) {
 			g.accepted.set(string(gatewayv1.GatewayReasonUnsupportedAddress), fmt.Sprintf("spec.addresses: type %s of %q is not supported: IPAddress and Hostname are", t, a.Value))
 		case a.Value != "":
 			asked = true
-			if ip, err := c.usable(a.Value); err != nil {
+			if ip, err := c.usable(g.name, a.Value); err != nil {
 				g.address.set(string(gatewayv1.GatewayReasonAddressNotUsable), fmt.Sprintf("spec.addresses: %q: %v", a.Value, err))
 			} else {
 				g.addresses = append(g.addresses, ip)
@@ -122,14 +122,14 @@ func (c *computation) readAddresses(g *gateway) {
 	g.hostnames = slices.Compact(g.hostnames)
 }
 
-func (c *computation) usable(s string) (netip.Addr, error) {
+func (c *computation) usable(gateway types.NamespacedName, s string) (netip.Addr, error) {
 	ip, err := netip.ParseAddr(s)
 	if err != nil {
 		return ip, fmt.Errorf("an IP address is expected: %w", err)
 	}
 	ip = ip.Unmap()
 	if c.in.AddressUsable != nil {
-		if err := c.in.AddressUsable(ip); err != nil {
+		if err := c.in.AddressUsable(gateway, ip); err != nil {
 			return ip, err
 		}
 	}

@@ -215,7 +215,7 @@ func TestAddresses(t *testing.T) {
 	in := read(t, docs(gw("f", "{name: l, port: 443, "+pass+"}"), gw("g", "{name: l, port: 443, "+pass+"}"), gw("h", "{name: l, port: 443, "+pass+"}"),
 		"kind: Gateway\nmetadata: {name: i}\nspec: {gatewayClassName: c, addresses: [{value: 10.0.0.9}], listeners: [{name: l, port: 443, "+pass+"}]}"))
 	in.Addresses = map[types.NamespacedName][]netip.Addr{{Namespace: "default", Name: "f"}: nil, {Namespace: "default", Name: "g"}: {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}}
-	in.AddressUsable = func(netip.Addr) error { return errors.New("not of this host") }
+	in.AddressUsable = func(types.NamespacedName, netip.Addr) error { return errors.New("not of this host") }
 	want(t, lines(Compute(in)), []string{"refuse []:443:*", "refuse [10.0.0.1 10.0.0.2]:443:*", "gateway f Programmed=True/Programmed", "gateway g Programmed=True/Programmed", "gateway g address IPAddress 10.0.0.1",
 		"gateway h Programmed=False/AddressNotAssigned", "gateway i Programmed=False/AddressNotUsable", "listener i/l Programmed=False/Pending"})
 }

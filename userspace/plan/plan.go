@@ -124,7 +124,7 @@ type Options struct {
 	Old *Plan
 	// Usable tells, with an error, of an address in a Gateway's spec that cannot be
 	// listened on. nil: all can.
-	Usable func(netip.Addr) error
+	Usable func(gateway types.NamespacedName, at netip.Addr) error
 	// Cluster tells that the set has all there is in a cluster: what is not there does not
 	// exist.
 	Cluster bool

@@ -134,6 +134,24 @@ func TestHostile(t *testing.T) {
 		}
 		return nil
 	})
+	// One that asks for an address which another one has.
+	robber := gateway("robber")
+	hostname := gatewayv1.Hostname("a.example.com")
+	robber.Spec.Listeners[0].Hostname = &hostname
+	robber.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{Value: address}}
+	s.create(robber, tlsRoute("robbed", "robber", "two", "a.example.com"))
+	until(t, "the robber is told that the address is another's", func(ctx context.Context) error {
+		var g gatewayv1.Gateway
+		if err := s.client.Get(ctx, client.ObjectKeyFromObject(robber), &g); err != nil {
+			return err
+		}
+		for _, c := range g.Status.Conditions {
+			if c.Type == string(gatewayv1.GatewayConditionProgrammed) && c.Reason == string(gatewayv1.GatewayReasonAddressNotUsable) && strings.Contains(c.Message, "Gateway default/g") {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %+v", g.Status.Conditions)
+	})
 	s.create(tlsRoute("after", "g", "two", "after.example.com"))
 	s.expect(address, "after.example.com", "two")
 	stop()
