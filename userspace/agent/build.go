@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ type pool struct {
 	spec   upstream.Spec
 	hosts  map[string][]netip.Addr // those of config.Config.Hosts that its targets name
 	packet bool                    // it dials for engine packet
+	tenant bool                    // it leads to nothing that only this host can reach
 	active *atomic.Int64
 }
 
@@ -103,7 +105,7 @@ func (a *agent) endpoint(p *plan.Plan, i int, gen *generation) *proxy.Endpoint {
 		own.Upstream.All = nil
 		connects = &own
 	}
-	pool := a.pool(cfg, connects)
+	pool := a.pool(cfg, connects, x.Tenant)
 	gen.pools[e.Name] = pool
 	out := &proxy.Endpoint{
 		Name: e.Name, Pool: pool.Pool, Engine: engine, EngineReason: why, MatchSegments: a.dialsForPacket(cfg, e), Active: pool.active,
@@ -164,26 +166,51 @@ func either(own *time.Duration, general time.Duration) time.Duration {
 }
 
 // pool is the running generation's pool if it is the same, else a new one.
-func (a *agent) pool(cfg *config.Config, e *config.Endpoint) *pool {
+func (a *agent) pool(cfg *config.Config, e *config.Endpoint, tenant bool) *pool {
 	spec := poolSpec(cfg, e)
 	hosts := hostsOf(cfg, spec)
 	packet := a.dialsForPacket(cfg, e)
 	active := new(atomic.Int64)
 	if a.current != nil {
 		if old := a.current.pools[e.Name]; old != nil {
-			if old.spec.Equal(spec) && old.packet == packet && maps.EqualFunc(old.hosts, hosts, slices.Equal) {
+			if old.spec.Equal(spec) && old.packet == packet && old.tenant == tenant && maps.EqualFunc(old.hosts, hosts, slices.Equal) {
 				return old
 			}
 			active = old.active
 		}
 	}
-	p := &pool{spec: spec, hosts: hosts, packet: packet, active: active}
+	p := &pool{spec: spec, hosts: hosts, packet: packet, tenant: tenant, active: active}
+	resolver := upstream.Hosts{Table: hosts}
+	if tenant {
+		resolver.Next = elsewhere{}
+	}
 	p.Pool = upstream.New(spec, upstream.Options{
-		Endpoint: e.Name, Dialer: a.dialer(cfg, e), Resolver: upstream.Hosts{Table: hosts},
+		Endpoint: e.Name, Dialer: a.dialer(cfg, e), Resolver: resolver,
 		Logger: a.logger, Observer: a.metrics.Endpoint(e.Name),
 	})
 	p.Start(context.Background())
 	return p
+}
+
+// elsewhere is DNS without the addresses that each machine has for itself: whoever may write an
+// object, and a name's records, is not to reach this host's own services by it.
+type elsewhere struct{}
+
+// LookupNetIP is upstream.Resolver's.
+func (elsewhere) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	all, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
+	return notOnlyHere(all, host, err)
+}
+
+func notOnlyHere(all []netip.Addr, host string, err error) ([]netip.Addr, error) {
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return config.OnlyHere(a.String()) })
+	if len(all) == 0 {
+		return nil, &net.DNSError{Err: "all of its addresses are the node's own", Name: host, IsNotFound: true}
+	}
+	return all, nil
 }
 
 // hostsOf are the hosts of the configuration that a pool's targets name.

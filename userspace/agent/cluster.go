@@ -58,18 +58,18 @@ func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set 
 		o.Node = nodeName()
 	}
 	a.snapshot = a.cluster.Objects(context.Background())
-	if a.snapshot == nil {
-		o.Addresses = cluster.Addresses{}
-		return files
+	now := a.snapshot
+	if now == nil {
+		now = &cluster.Snapshot{Set: &manifest.Set{}, Addresses: cluster.Addresses{}}
 	}
-	onHost, owners := o.Usable, a.snapshot.Owners
+	onHost, owners := o.Usable, now.Owners
 	o.Usable = func(gateway types.NamespacedName, at netip.Addr) error {
 		if owner, ok := owners[at]; ok && owner != gateway {
 			return fmt.Errorf("it is the address of Gateway %s", owner)
 		}
 		return onHost(gateway, at)
 	}
-	o.Addresses, o.Unwatched = a.snapshot.Addresses, a.snapshot.Unwatched
+	o.Addresses, o.Unwatched = now.Addresses, now.Unwatched
 	has := make(map[manifest.Key]bool, len(files.Objects))
 	for _, f := range files.Objects {
 		has[f.Key] = true
@@ -78,18 +78,19 @@ func (a *agent) withCluster(files *manifest.Set, o *plan.Options) *manifest.Set 
 			o.Addresses[types.NamespacedName{Namespace: f.Namespace, Name: f.Name}] = nil
 		}
 	}
+	o.Own = has
 	all := *files
 	all.Objects, all.Warnings = slices.Clone(files.Objects), slices.Clone(files.Warnings)
-	for _, c := range a.snapshot.Objects {
+	for _, c := range now.Objects {
 		if has[c.Key] {
 			all.Warnings = append(all.Warnings, manifest.Warning{Pos: c.Pos, Text: c.Key.String() + ": not served as it is in the cluster: a manifest has it"})
 			continue
 		}
 		all.Objects = append(all.Objects, c)
 	}
-	all.Problems = slices.Concat(files.Problems, a.snapshot.Problems)
-	all.Warnings = slices.Concat(all.Warnings, a.snapshot.Warnings)
-	all.Broken = slices.Concat(files.Broken, a.snapshot.Broken)
+	all.Problems = slices.Concat(files.Problems, now.Problems)
+	all.Warnings = slices.Concat(all.Warnings, now.Warnings)
+	all.Broken = slices.Concat(files.Broken, now.Broken)
 	return &all
 }
 

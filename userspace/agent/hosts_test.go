@@ -40,7 +40,7 @@ hosts: %s`, to.Port(), hosts))
 	a := &agent{poller: poller, logger: slog.New(slog.DiscardHandler), metrics: telemetry.New(telemetry.BuildInfo{})}
 
 	cfg := parse("{service.Namespace.invalid: [127.0.0.1]}")
-	first := a.pool(cfg, &cfg.Endpoints[0])
+	first := a.pool(cfg, &cfg.Endpoints[0], false)
 	defer first.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -56,13 +56,29 @@ hosts: %s`, to.Port(), hosts))
 
 	a.current = &generation{pools: map[string]*pool{"a": first}}
 	cfg = parse("{service.namespace.invalid: [127.0.0.1], other.test: [127.0.0.2]}")
-	if a.pool(cfg, &cfg.Endpoints[0]) != first {
+	if a.pool(cfg, &cfg.Endpoints[0], false) != first {
 		t.Error("a pool is made anew for a name that it does not need")
 	}
 	cfg = parse("{service.namespace.invalid: [127.0.0.2]}")
-	second := a.pool(cfg, &cfg.Endpoints[0])
+	second := a.pool(cfg, &cfg.Endpoints[0], false)
 	defer second.Close()
 	if second == first || second.active != first.active {
 		t.Error("a pool goes on with addresses that have changed")
+	}
+}
+
+func TestNamesThatLeadToTheNodeItself(t *testing.T) {
+	addresses := func(list ...string) (all []netip.Addr) {
+		for _, a := range list {
+			all = append(all, netip.MustParseAddr(a))
+		}
+		return all
+	}
+	got, err := notOnlyHere(addresses("127.0.0.1", "10.0.0.1", "fe80::1", "::1"), "x", nil)
+	if err != nil || len(got) != 1 || got[0].String() != "10.0.0.1" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := notOnlyHere(addresses("127.0.0.1", "::ffff:169.254.169.254"), "x", nil); err == nil {
+		t.Errorf("%v", got)
 	}
 }

@@ -2,6 +2,11 @@
 
 package config
 
+import (
+	"net/netip"
+	"strings"
+)
+
 // What is for those who make endpoints from elsewhere than the agent's file.
 
 // NewEndpoint is an endpoint with the defaults of the file.
@@ -33,6 +38,17 @@ func ParseTargetURL(raw string) (scheme, host string, port uint16, err error) {
 
 // Quote is strconv.Quote for a value that may be of any length: it shows the beginning.
 func Quote(s string) string { return quote(s) }
+
+// OnlyHere tells whether a host is one that each machine has for itself: the loopback and
+// link-local addresses, the unspecified one, and localhost (RFC 6761, section 6.3).
+func OnlyHere(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		a = a.Unmap()
+		return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast()
+	}
+	host = "." + strings.ToLower(strings.TrimSuffix(host, "."))
+	return strings.HasSuffix(host, ".localhost")
+}
 
 // Finish fills in the defaults that depend on an endpoint's other fields.
 func (e *Endpoint) Finish() {

@@ -92,7 +92,7 @@ func (p *planner) agentEndpoint(o *manifest.Object, v *v1alpha1.AgentEndpoint, e
 	p.url(o, v.Spec.URL, v.Spec.Bindings, e, x, out)
 	x.pooling = true // as ngrok's operator has it
 	e.Description, e.Metadata = v.Spec.Description, p.metadata(o, v.Spec.Metadata)
-	p.upstream(o, v, e, out)
+	p.upstream(o, v, e, x, out)
 	if v.Spec.Upstream.Protocol != "" {
 		p.warn(o.At("spec", "upstream", "protocol"), "%s: spec.upstream.protocol is about HTTP, and means nothing for a TLS endpoint", o.Key)
 	}
@@ -199,11 +199,15 @@ func (p *planner) metadata(o *manifest.Object, raw *runtime.RawExtension) map[st
 	return m
 }
 
-func (p *planner) upstream(o *manifest.Object, v *v1alpha1.AgentEndpoint, e *config.Endpoint, out *outcome) {
+func (p *planner) upstream(o *manifest.Object, v *v1alpha1.AgentEndpoint, e *config.Endpoint, x *Endpoint, out *outcome) {
 	at := []any{"spec", "upstream", "url"}
 	scheme, host, port, err := config.ParseTargetURL(v.Spec.Upstream.URL)
 	if err != nil {
 		out.wrongUpstream = p.problem(o, at, "%v", err)
+		return
+	}
+	if x.Tenant = p.options.Cluster && !p.options.Own[o.Key]; x.Tenant && config.OnlyHere(host) {
+		out.wrongUpstream = p.problem(o, at, "%s is the node's own: an object of the cluster does not lead there", host)
 		return
 	}
 	e.Upstream.URL = v.Spec.Upstream.URL

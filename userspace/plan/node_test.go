@@ -8,6 +8,7 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"github.com/spliceway/spliceway/userspace/config"
 	"github.com/spliceway/spliceway/userspace/manifest"
 )
 
@@ -34,6 +35,31 @@ func TestEndpointsOfTheNode(t *testing.T) {
 	} {
 		if got := addresses(node); got != want {
 			t.Errorf("on %q: %s, want %s", node, got, want)
+		}
+	}
+}
+
+// Who may write objects of a cluster is not to reach what only the node can; who writes its
+// files is.
+func TestWhatOnlyTheNodeReaches(t *testing.T) {
+	text := ""
+	for i, host := range []string{"localhost", "x.localhost.", "127.0.0.1", "[::1]", "169.254.169.254", "[::ffff:127.0.0.1]", "10.0.0.1", "localhost.example.com"} {
+		text += agent(string(rune('a'+i)), `{url: "tls://`+string(rune('a'+i))+`.test", upstream: {url: "tcp://`+host+`:1"}}`)
+	}
+	for own, want := range map[bool]int{false: 2, true: 8} {
+		set := manifest.Parse("m.yaml", []byte(text))
+		o := Options{Cluster: true, Own: make(map[manifest.Key]bool)}
+		for _, x := range set.Objects {
+			o.Own[x.Key] = own
+		}
+		p := Make(&config.Config{}, set, o)
+		if len(p.Endpoints) != want {
+			t.Errorf("own %t: %d endpoints, want %d: %v", own, len(p.Endpoints), want, p.Problems)
+		}
+		for i := range p.Endpoints {
+			if p.Endpoints[i].Tenant == own {
+				t.Errorf("%s: a tenant's: %t", p.Endpoints[i].From, own)
+			}
 		}
 	}
 }

@@ -84,7 +84,9 @@ type Endpoint struct {
 	HTTP *HTTP
 	// Peers are the indices of all endpoints that share its places; nil: it has them
 	// alone. The first of them stands for all.
-	Peers   []int
+	Peers []int
+	// Tenant tells that whoever wrote it may not have what only this host can reach.
+	Tenant  bool
 	pooling bool
 }
 
@@ -128,6 +130,8 @@ type Options struct {
 	// Cluster tells that the set has all there is in a cluster: what is not there does not
 	// exist.
 	Cluster bool
+	// Own are the objects that are not the cluster's but of the host's own files.
+	Own map[manifest.Key]bool
 	// Addresses are of Gateways that ask for none; nil: they share all of the agent's.
 	Addresses map[types.NamespacedName][]netip.Addr
 	// Unwatched tells, with an error, of a Secret or ConfigMap that is not in the set and of
