@@ -199,13 +199,13 @@ type elsewhere struct{}
 // LookupNetIP is upstream.Resolver's.
 func (elsewhere) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	all, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
-	return notOnlyHere(all, host, err)
-}
-
-func notOnlyHere(all []netip.Addr, host string, err error) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
+	return notOnlyHere(all, host)
+}
+
+func notOnlyHere(all []netip.Addr, host string) ([]netip.Addr, error) {
 	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return config.OnlyHere(a.String()) })
 	if len(all) == 0 {
 		return nil, &net.DNSError{Err: "all of its addresses are the node's own", Name: host, IsNotFound: true}

@@ -27,18 +27,7 @@ func (c *Cluster) assign(objects []*manifest.Object, leading bool) (Addresses, O
 	if len(c.opts.Pool) == 0 {
 		return nil, nil
 	}
-	classes := make(map[string]bool)
-	for _, o := range objects {
-		if class, ok := o.Value.(*gatewayv1.GatewayClass); ok && string(class.Spec.ControllerName) == c.opts.Controller {
-			classes[class.Name] = true
-		}
-	}
-	var ours []*gatewayv1.Gateway
-	for _, o := range objects {
-		if g, ok := o.Value.(*gatewayv1.Gateway); ok && classes[string(g.Spec.GatewayClassName)] {
-			ours = append(ours, g)
-		}
-	}
+	ours := gatewaysOf(objects, c.opts.Controller)
 	all, owners := make(Addresses), make(Owners)
 	free := func(at netip.Addr) bool { _, taken := owners[at]; return !taken && c.pooled(at) }
 	for _, g := range ours {
@@ -73,6 +62,22 @@ func (c *Cluster) assign(objects []*manifest.Object, leading bool) (Addresses, O
 		}
 	}
 	return all, owners
+}
+
+// gatewaysOf are the Gateways whose class is the controller's, in the order of objects.
+func gatewaysOf(objects []*manifest.Object, controller string) (all []*gatewayv1.Gateway) {
+	classes := make(map[gatewayv1.ObjectName]bool)
+	for _, o := range objects {
+		if class, ok := o.Value.(*gatewayv1.GatewayClass); ok && string(class.Spec.ControllerName) == controller {
+			classes[gatewayv1.ObjectName(class.Name)] = true
+		}
+	}
+	for _, o := range objects {
+		if g, ok := o.Value.(*gatewayv1.Gateway); ok && classes[g.Spec.GatewayClassName] {
+			all = append(all, g)
+		}
+	}
+	return all
 }
 
 func nameOf(g *gatewayv1.Gateway) types.NamespacedName {

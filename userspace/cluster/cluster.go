@@ -61,7 +61,6 @@ type Cluster struct {
 	discovery discovery.DiscoveryInterface
 	writer    *writer
 	events    chan Event
-	node      string
 	changed   chan struct{}
 	reported  chan struct{}   // there may be another state to keep
 	context   context.Context // of the watches
@@ -110,7 +109,7 @@ func New(o Options) (*Cluster, error) {
 	cfg.QPS, cfg.Burst = 400, 800
 	cfg.UserAgent = "spliceway"
 	c := &Cluster{
-		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1), events: make(chan Event, waitingEvents), node: o.Node,
+		opts: o, log: o.Logger, kinds: kinds(o.Ngrok), changed: make(chan struct{}, 1), reported: make(chan struct{}, 1), events: make(chan Event, waitingEvents),
 		watches: make(map[watched]*watch),
 	}
 	if c.objects, err = dynamic.NewForConfig(cfg); err != nil {

@@ -37,15 +37,13 @@ const (
 
 var eventsResource = schema.GroupVersionResource{Group: eventsv1.GroupName, Version: "v1", Resource: "events"}
 
-// Tell writes events, sooner or later, if the API server takes them. Those about objects that
-// it does not have are dropped.
-func (c *Cluster) Tell(events ...Event) {
-	for _, e := range events {
-		select {
-		case c.events <- e:
-		default:
-			c.log.Warn("an event is dropped: too many wait", "object", e.About.String(), "reason", e.Reason, "note", e.Note)
-		}
+// Tell writes an event, sooner or later, if the API server takes it. One about an object that
+// it does not have is dropped.
+func (c *Cluster) Tell(e Event) {
+	select {
+	case c.events <- e:
+	default:
+		c.log.Warn("an event is dropped: too many wait", "object", e.About.String(), "reason", e.Reason, "note", e.Note)
 	}
 }
 
@@ -85,7 +83,7 @@ func (c *Cluster) writeEvent(ctx context.Context, e Event) error {
 		TypeMeta:            metav1.TypeMeta{APIVersion: eventsv1.SchemeGroupVersion.String(), Kind: "Event"},
 		ObjectMeta:          metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%.200s.%x", e.About.Name, now.UnixNano())},
 		EventTime:           metav1.NewMicroTime(now),
-		ReportingController: c.opts.Controller, ReportingInstance: c.node, Action: e.Action, Reason: e.Reason, Type: kind, Note: note,
+		ReportingController: c.opts.Controller, ReportingInstance: c.opts.Node, Action: e.Action, Reason: e.Reason, Type: kind, Note: note,
 		Regarding: corev1.ObjectReference{APIVersion: schema.GroupVersion{Group: e.About.Group, Version: version}.String(), Kind: e.About.Kind,
 			Namespace: e.About.Namespace, Name: e.About.Name, UID: it.GetUID(), ResourceVersion: it.GetResourceVersion()},
 	})

@@ -29,7 +29,7 @@ func (c *Cluster) lead(ctx context.Context, cfg *rest.Config) error {
 			LeaseMeta: metav1.ObjectMeta{Namespace: c.opts.Namespace, Name: LeaseName},
 			Client:    leases,
 			// Two agents of one name would both lead.
-			LockConfig: resourcelock.ResourceLockConfig{Identity: c.node + "_" + string(uuid.NewUUID())},
+			LockConfig: resourcelock.ResourceLockConfig{Identity: c.opts.Node + "_" + string(uuid.NewUUID())},
 		},
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		ReleaseOnCancel: true, Name: LeaseName,

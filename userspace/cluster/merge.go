@@ -56,20 +56,14 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 		if status, ok := wanted.(*gatewayv1.TLSRouteStatus); ok {
 			w = *status
 		}
-		if sameParents(v.Status.Parents, w.Parents, controller) {
-			return nil
-		}
-		next.Parents = bound(ofAll(v.Status.Parents, w.Parents, controller, parentOf, now), maxParents)
+		next.Parents = mergedParents(v.Status.Parents, w.Parents, controller, now)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.HTTPRoute:
 		next, w := v.Status, gatewayv1.HTTPRouteStatus{}
 		if status, ok := wanted.(*gatewayv1.HTTPRouteStatus); ok {
 			w = *status
 		}
-		if sameParents(v.Status.Parents, w.Parents, controller) {
-			return nil
-		}
-		next.Parents = bound(ofAll(v.Status.Parents, w.Parents, controller, parentOf, now), maxParents)
+		next.Parents = mergedParents(v.Status.Parents, w.Parents, controller, now)
 		return unlessSame(&v.Status, &next)
 	case *gatewayv1.BackendTLSPolicy:
 		next, w := v.Status, gatewayv1.PolicyStatus{}
@@ -98,6 +92,14 @@ func merged(object any, wanted any, controller string, now metav1.Time) any {
 		}
 	}
 	return nil
+}
+
+// mergedParents are the parents of a route of any kind: those it has, if nothing changes.
+func mergedParents(has, wanted []gatewayv1.RouteParentStatus, controller string, now metav1.Time) []gatewayv1.RouteParentStatus {
+	if sameParents(has, wanted, controller) {
+		return has
+	}
+	return bound(ofAll(has, wanted, controller, parentOf, now), maxParents)
 }
 
 // sameParents tells whether a route's status has just what is wanted, and nobody else's: what

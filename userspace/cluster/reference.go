@@ -43,7 +43,7 @@ func addGrants(to map[grant]bool, g *gatewayv1.ReferenceGrant) {
 // namespace from which it is: its own, else the first by name. Gateways count whose class is
 // the controller's.
 func references(objects []*manifest.Object, controller string) map[reference]string {
-	all, ours, grants := make(map[reference]string), make(map[gatewayv1.ObjectName]bool), make(map[grant]bool)
+	all, grants := make(map[reference]string), make(map[grant]bool)
 	var from string
 	add := func(kind, namespace, name string) {
 		if name == "" || kind != "Secret" && kind != "ConfigMap" {
@@ -58,22 +58,17 @@ func references(objects []*manifest.Object, controller string) map[reference]str
 		}
 	}
 	for _, o := range objects {
-		if class, ok := o.Value.(*gatewayv1.GatewayClass); ok && string(class.Spec.ControllerName) == controller {
-			ours[gatewayv1.ObjectName(class.Name)] = true
-		}
-	}
-	for _, o := range objects {
 		if g, ok := o.Value.(*gatewayv1.ReferenceGrant); ok {
 			addGrants(grants, g)
 		}
 	}
+	for _, g := range gatewaysOf(objects, controller) {
+		from = g.Namespace
+		gatewayReferences(g, add)
+	}
 	for _, o := range objects {
 		from = o.Namespace
 		switch v := o.Value.(type) {
-		case *gatewayv1.Gateway:
-			if ours[v.Spec.GatewayClassName] {
-				gatewayReferences(v, add)
-			}
 		case *gatewayv1.BackendTLSPolicy:
 			for _, r := range v.Spec.Validation.CACertificateRefs {
 				add(string(r.Kind), v.Namespace, string(r.Name))

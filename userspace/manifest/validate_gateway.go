@@ -151,10 +151,7 @@ func (v *validation) listenerTLS(l *gatewayv1.Listener, at []any) {
 }
 
 func validateTLSRoute(v *validation, o *gatewayv1.TLSRoute) {
-	v.parents(o.Spec.ParentRefs)
-	for i, h := range o.Spec.Hostnames {
-		v.hostname(h, "spec", "hostnames", i)
-	}
+	v.attachment(o.Spec.ParentRefs, o.Spec.Hostnames)
 	names := map[gatewayv1.SectionName]bool{}
 	for i, r := range o.Spec.Rules {
 		v.ruleName(names, r.Name, i)
@@ -165,10 +162,7 @@ func validateTLSRoute(v *validation, o *gatewayv1.TLSRoute) {
 }
 
 func validateHTTPRoute(v *validation, o *gatewayv1.HTTPRoute) {
-	v.parents(o.Spec.ParentRefs)
-	for i, h := range o.Spec.Hostnames {
-		v.hostname(h, "spec", "hostnames", i)
-	}
+	v.attachment(o.Spec.ParentRefs, o.Spec.Hostnames)
 	names := map[gatewayv1.SectionName]bool{}
 	for i, r := range o.Spec.Rules {
 		v.ruleName(names, r.Name, i)
@@ -184,6 +178,14 @@ func validateHTTPRoute(v *validation, o *gatewayv1.HTTPRoute) {
 		for j, b := range r.BackendRefs {
 			v.servicePort(b.BackendObjectReference, "spec", "rules", i, "backendRefs", j)
 		}
+	}
+}
+
+// attachment checks where a route of any kind wants to attach, and for which names.
+func (v *validation) attachment(parents []gatewayv1.ParentReference, hostnames []gatewayv1.Hostname) {
+	v.parents(parents)
+	for i, h := range hostnames {
+		v.hostname(h, "spec", "hostnames", i)
 	}
 }
 

@@ -73,11 +73,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	case x.target == nil:
 		x.answer(http.StatusInternalServerError, "the rule has no backend")
 		return
-	case x.target.Refuse != "" && x.target.Unready:
-		x.refused(http.StatusServiceUnavailable)
-		return
 	case x.target.Refuse != "":
-		x.refused(http.StatusInternalServerError)
+		status := http.StatusInternalServerError
+		if x.target.Unready {
+			status = http.StatusServiceUnavailable
+		}
+		x.answer(status, x.target.Refuse)
 		return
 	}
 	s.proxy.ServeHTTP(x, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
@@ -178,8 +179,6 @@ func (x *exchange) answer(status int, why string) {
 	http.Error(x, http.StatusText(status), status)
 }
 
-func (x *exchange) refused(status int) { x.answer(status, x.target.Refuse) }
-
 // WriteHeader is http.ResponseWriter's.
 func (x *exchange) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
@@ -200,14 +199,11 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap is for http.ResponseController.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// rewrite makes the request to the target. Host, path and query are the client's.
+// rewrite makes the request to the target, whose address is transport's to put in. Host, path
+// and query are the client's.
 func (s *Server) rewrite(p *httputil.ProxyRequest) {
 	x := p.In.Context().Value(exchangeKey{}).(*exchange)
-	p.Out.URL.Scheme = "http"
-	if x.target.TLS != nil {
-		p.Out.URL.Scheme = "https"
-	}
-	p.Out.URL.Host, p.Out.Host = x.target.address(), p.In.Host
+	p.Out.Host = p.In.Host
 	p.Out.URL.RawQuery = p.In.URL.RawQuery
 	if !strings.EqualFold(p.Out.Header.Get("Upgrade"), "websocket") {
 		// HTTP/2 in it, say, would be requests that nobody looks at.
@@ -229,10 +225,10 @@ func (s *Server) rewrite(p *httputil.ProxyRequest) {
 }
 
 // failed answers where the target did not.
-func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+func (s *Server) failed(_ http.ResponseWriter, r *http.Request, err error) {
 	x := r.Context().Value(exchangeKey{}).(*exchange)
-	x.done.Reason = err.Error()
 	if r.Context().Err() != nil {
+		x.done.Reason = err.Error()
 		panic(http.ErrAbortHandler) // to return would be to answer with 200
 	}
 	status := http.StatusBadGateway
@@ -240,7 +236,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		status = http.StatusGatewayTimeout
 	}
-	http.Error(w, http.StatusText(status), status)
+	x.answer(status, err.Error())
 }
 
 // buffers are what bodies are copied by.

@@ -53,7 +53,7 @@ type Site struct {
 	// ClientAuth is how its TLS asks clients for certificates: the same text for the same.
 	ClientAuth string
 	hosts      map[string]*paths // by Rule.Hostname
-	// targets counts those of TLS, so that what nobody uses any more can be let go.
+	// tls are the settings of targets, so that what nobody uses any more can be let go.
 	tls []TLS
 }
 
