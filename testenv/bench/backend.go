@@ -4,6 +4,7 @@ package main
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -14,8 +15,9 @@ import (
 
 // services are what the backend does once it has been greeted, by name and port:
 // send, swallow, answer each message with itself (blocking: on a thread, without
-// the runtime's poller), or shake hands in earnest.
-var services = map[string]uint16{"source": 21001, "sink": 21002, "echo": 21003, "blocking": 21004, "tls": 21005}
+// the runtime's poller), shake hands in earnest, or be the one who ends its side of
+// the stream last or first.
+var services = map[string]uint16{"source": 21001, "sink": 21002, "echo": 21003, "blocking": 21004, "tls": 21005, "lastword": 21006, "firstword": 21007}
 
 // sessionWorkers open connections at once. Each has a service of its own:
 // TIME_WAITs of a gateway towards one port of the backend make port search slow.
@@ -34,6 +36,8 @@ func sni(service string) string { return service + ".bench.test" }
 // client's Finished. So no client sends anything between its hello and the first
 // byte from the backend, and no backend speaks first, as with TLS.
 const (
+	recordHeader = 5
+	helloSize    = 4096 // at most
 	flightSize   = 3000
 	finishedSize = 80
 	answerSize   = 200       // of a session
@@ -42,8 +46,8 @@ const (
 )
 
 // greet is the client's side of a greeting.
-func (b *bed) greet(c io.ReadWriter, service string) error {
-	if _, err := c.Write(b.hello[service]); err != nil {
+func (b *bed) greet(c io.ReadWriter, hello []byte) error {
+	if _, err := c.Write(hello); err != nil {
 		return err
 	}
 	if _, err := io.ReadFull(c, make([]byte, flightSize)); err != nil {
@@ -54,14 +58,25 @@ func (b *bed) greet(c io.ReadWriter, service string) error {
 	return err
 }
 
-func greeted(c io.ReadWriter, hello int) error {
-	if _, err := io.ReadFull(c, make([]byte, hello)); err != nil {
+// greeted is the backend's. The client sends nothing behind its hello, so the size of
+// that is all that must be known: it is at the end of a TLS record's header.
+func greeted(c io.ReadWriter) error {
+	buf := make([]byte, helloSize)
+	n, err := io.ReadAtLeast(c, buf, recordHeader)
+	if err != nil {
+		return err
+	}
+	whole := recordHeader + int(binary.BigEndian.Uint16(buf[recordHeader-2:]))
+	if n > whole || whole > len(buf) {
+		return fmt.Errorf("%d bytes of a hello of %d", n, whole)
+	}
+	if _, err := io.ReadFull(c, buf[n:whole]); err != nil {
 		return err
 	}
 	if _, err := c.Write(make([]byte, flightSize)); err != nil {
 		return err
 	}
-	_, err := io.ReadFull(c, make([]byte, finishedSize))
+	_, err = io.ReadFull(c, make([]byte, finishedSize))
 	return err
 }
 
@@ -78,7 +93,7 @@ func (b *bed) serve() (err error) {
 	// A client that closes with a ticket unread would send a reset.
 	config.SessionTicketsDisabled = true
 	for name, port := range services {
-		if b.hello[name], err = testenv.Hello(sni(name), testenv.HelloOptions{ALPN: []string{"h2", "http/1.1"}}); err != nil {
+		if err := b.makeHellos(name); err != nil {
 			return err
 		}
 		l, err := b.backend.Listen(netip.AddrPortFrom(b.backendIP, port))
@@ -86,7 +101,6 @@ func (b *bed) serve() (err error) {
 			return err
 		}
 		b.listeners = append(b.listeners, l)
-		size := len(b.hello[name])
 		go func() {
 			for {
 				c, err := l.AcceptTCP()
@@ -98,14 +112,36 @@ func (b *bed) serve() (err error) {
 					// An error here is one at the client, where it is reported.
 					if name == "tls" {
 						_ = shakeHands(c, config)
-					} else if greeted(c, size) == nil {
-						backend(c, name)
+					} else if greeted(c) == nil {
+						b.serveOne(c, name)
 					}
 				}()
 			}
 		}()
 	}
 	return nil
+}
+
+// makeHellos are the two by which a client asks for a service.
+func (b *bed) makeHellos(service string) (err error) {
+	alpn := []string{"h2", "http/1.1"}
+	if b.hello[service], err = testenv.Hello(sni(service), testenv.HelloOptions{ALPN: alpn}); err != nil {
+		return err
+	}
+	b.small[service], err = testenv.Hello(sni(service), testenv.HelloOptions{ALPN: alpn, Classical: true})
+	return err
+}
+
+// serveOne is what the backend does after a greeting.
+func (b *bed) serveOne(c *net.TCPConn, service string) {
+	switch service {
+	case "lastword":
+		answerAfterEnd(c)
+	case "firstword":
+		b.received.Store(endBeforeAnswer(c))
+	default:
+		backend(c, service)
+	}
 }
 
 // backend serves until the client goes away.

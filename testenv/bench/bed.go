@@ -30,11 +30,15 @@ type bed struct {
 	mounted     string  // a bpffs below dir; empty: none
 	idleBusy    float64 // CPU seconds per second that are not the work's, set before it
 	listeners   []net.Listener
-	hello       map[string][]byte // by service
+	flows       int               // at once, that the subject must bear
+	added       int               // routes that came by reloads
+	hello       map[string][]byte // by service, with a post-quantum key share
+	small       map[string][]byte // the same with a classical one
+	received    atomic.Int64      // bytes that the service "firstword" got
 	authority   *testenv.CA       // of the service "tls", and of a terminating subject
 	certificate tls.Certificate   // of a terminating subject
-	next        int
-	opened      atomic.Int64 // connections that got an answer
+	next        atomic.Int64      // address to dial from
+	opened      atomic.Int64      // connections that got an answer
 }
 
 const (
@@ -44,8 +48,8 @@ const (
 	stopTimeout = 3 * time.Second
 )
 
-func newBed(ctx context.Context, s subject, l layout) (b *bed, err error) {
-	b = &bed{subject: s, layout: l, hello: make(map[string][]byte)}
+func newBed(ctx context.Context, s subject, l layout, flows int) (b *bed, err error) {
+	b = &bed{subject: s, layout: l, flows: flows, hello: make(map[string][]byte), small: make(map[string][]byte)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -100,6 +104,19 @@ func (b *bed) start(ctx context.Context) (err error) {
 	return c.Close()
 }
 
+// ended: the subject has, by the work's own doing.
+func (b *bed) ended() bool {
+	if b.process == nil {
+		return true
+	}
+	select {
+	case <-b.process.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // output is the subject's own words, for an error.
 func (b *bed) output() string {
 	if b.process == nil || b.process.Log().String() == "" {
@@ -144,15 +161,20 @@ func (b *bed) target(service string) netip.AddrPort {
 // dial connects to a service through the subject and greets it. The connection is
 // good for d and some patience.
 func (b *bed) dial(ctx context.Context, service string, d time.Duration) (*net.TCPConn, error) {
-	b.next++
+	return b.dialHello(ctx, service, b.hello[service], d)
+}
+
+// dialHello is dial with a hello of the caller's.
+func (b *bed) dialHello(ctx context.Context, service string, hello []byte, d time.Duration) (*net.TCPConn, error) {
 	var dialer net.Dialer
 	dialer.SetMultipathTCP(false)
-	dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.sources[b.next%len(b.sources)], 0))
+	source := b.sources[b.next.Add(1)%int64(len(b.sources))]
+	dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 	c, err := b.client.DialWith(ctx, dialer, b.target(service))
 	if err != nil {
 		return nil, err
 	}
-	err = cmp.Or(c.SetDeadline(time.Now().Add(d+patience)), b.greet(c, service))
+	err = cmp.Or(c.SetDeadline(time.Now().Add(d+patience)), b.greet(c, hello))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("greet %s: %w", service, err), c.Close())
 	}

@@ -25,7 +25,7 @@ func (b *bed) bulk(ctx context.Context, service string, streams int, d time.Dura
 // move sends on each connection, or receives.
 func (b *bed) move(conns []net.Conn, up bool, d time.Duration) ([]float64, error) {
 	e, err := b.timed(func() (int64, error) { return moveFor(conns, up, d) })
-	return []float64{e.rate() * 8 / 1e9, e.perUnit() * 1e9}, err
+	return []float64{e.rate() * 8 / 1e9, e.perUnit() * 1e9, e.gatewayPerUnit() * 1e9}, err
 }
 
 // moveFor returns how many bytes have gone.

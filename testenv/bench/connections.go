@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// sessions opens, greets, reads an answer and closes, over and over.
-func (b *bed) sessions(d time.Duration) ([]float64, error) {
+// sessions opens, greets with one of the hellos, reads an answer and closes, over and
+// over.
+func (b *bed) sessions(hello map[string][]byte, d time.Duration) ([]float64, error) {
 	e, err := b.timed(func() (int64, error) {
 		var total atomic.Int64
 		var all errgroup.Group
@@ -25,7 +26,7 @@ func (b *bed) sessions(d time.Duration) ([]float64, error) {
 			all.Go(func() error {
 				return b.client.Do(func() error {
 					for i := worker; time.Now().Before(end); i++ {
-						if err := b.session(i, session(worker)); err != nil {
+						if err := b.session(i, session(worker), hello); err != nil {
 							return fmt.Errorf("after %d connections: %w", total.Load(), err)
 						}
 						total.Add(1)
@@ -37,16 +38,16 @@ func (b *bed) sessions(d time.Duration) ([]float64, error) {
 		err := all.Wait()
 		return total.Load(), err
 	})
-	return []float64{e.rate(), e.perUnit() * 1e6}, err
+	return []float64{e.rate(), e.perUnit() * 1e6, e.gatewayPerUnit() * 1e6}, err
 }
 
-func (b *bed) session(number int, service string) error {
+func (b *bed) session(number int, service string, hello map[string][]byte) error {
 	c, err := dialBlocking(b.sources[number%len(b.sources)], b.target(service))
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := b.greet(c, service); err != nil {
+	if err := b.greet(c, hello[service]); err != nil {
 		return err
 	}
 	_, err = io.ReadFull(c, make([]byte, answerSize))

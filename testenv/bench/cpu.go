@@ -68,13 +68,21 @@ type effort struct {
 	units int64         // of work
 	took  time.Duration // wall time
 	cpu   float64       // CPU seconds of the whole system, less those of the idle machine
+	// gateway is what the subject's processes took of them, [nothing] without any.
+	// What softirqs do for packets is charged to whom they interrupt.
+	gateway float64
 }
 
-func (e effort) rate() float64    { return float64(e.units) / e.took.Seconds() }
-func (e effort) perUnit() float64 { return e.cpu / float64(e.units) }
+func (e effort) rate() float64           { return float64(e.units) / e.took.Seconds() }
+func (e effort) perUnit() float64        { return e.cpu / float64(e.units) }
+func (e effort) gatewayPerUnit() float64 { return e.gateway / float64(e.units) }
 
 // timed runs f, which returns how many units of work it has done.
 func (b *bed) timed(f func() (units int64, err error)) (effort, error) {
+	gatewayBefore, err := b.gatewaySeconds()
+	if err != nil {
+		return effort{}, err
+	}
 	before, err := testenv.ReadSystemCPU()
 	if err != nil {
 		return effort{}, err
@@ -89,9 +97,13 @@ func (b *bed) timed(f func() (units int64, err error)) (effort, error) {
 	if err != nil {
 		return effort{}, err
 	}
+	gatewayAfter, err := b.gatewaySeconds()
+	if err != nil {
+		return effort{}, err
+	}
 	if units == 0 {
 		return effort{}, errors.New("no work was done")
 	}
 	cpu := after.Sub(before).Busy().Seconds() - b.idleBusy*took.Seconds()
-	return effort{units: units, took: took, cpu: cpu}, nil
+	return effort{units: units, took: took, cpu: cpu, gateway: gatewayAfter - gatewayBefore}, nil
 }

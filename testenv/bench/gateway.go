@@ -54,6 +54,16 @@ func (b *bed) gatewayCPU() (time.Duration, error) {
 	return sum, err
 }
 
+// gatewaySeconds is [bed.gatewayCPU] in seconds, [nothing] where there is no subject to
+// run.
+func (b *bed) gatewaySeconds() (float64, error) {
+	if b.process == nil {
+		return nothing, nil
+	}
+	used, err := b.gatewayCPU()
+	return used.Seconds(), err
+}
+
 // gatewayMemory is the PSS of the subject's processes, in bytes.
 func (b *bed) gatewayMemory() (int64, error) {
 	var sum int64

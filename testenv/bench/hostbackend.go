@@ -34,7 +34,7 @@ func request(size, rest, answer uint64) []byte {
 // serveHost starts the backend as a process of its own: as one with the client, its
 // runtime would wake one end as it waits for the other.
 func (b *bed) serveHost(ctx context.Context) (err error) {
-	if b.hello["host"], err = testenv.Hello(sni("host"), testenv.HelloOptions{ALPN: []string{"h2", "http/1.1"}}); err != nil {
+	if err := b.makeHellos("host"); err != nil {
 		return err
 	}
 	self, err := os.Executable()
@@ -75,11 +75,7 @@ func hostBackend(address string) error {
 }
 
 func hostServe(c net.Conn) error {
-	record := make([]byte, 5) // a TLS record's header: the length of the hello is at its end
-	if _, err := io.ReadFull(c, record); err != nil {
-		return err
-	}
-	if err := greeted(c, int(binary.BigEndian.Uint16(record[3:]))); err != nil {
+	if err := greeted(c); err != nil {
 		return err
 	}
 	for buf := make([]byte, block); ; {

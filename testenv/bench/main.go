@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures the relay: a directly routed connection, spliceway with
-// each of its engines, and HAProxy if it is installed, on the same work in one
-// run, interleaved. It prints Markdown tables of medians beside ratios to the
-// direct connection. It needs root: client, gateway and backend are network
-// namespaces joined by veth.
+// Command bench measures gateways side by side: a directly routed connection, spliceway
+// with each of its engines, and the peers that are installed, on the same work in one
+// run, interleaved. It prints Markdown tables of medians beside ratios to the direct
+// connection. It needs root: client, gateway and backend are network namespaces joined
+// by veth, or three processes of one namespace (loopback).
 //
-// Absolute figures of one machine say little; ratios from one run say what a
-// gateway costs. It measures, and judges nothing.
-//
-// With -same-host client and backend are two processes of the gateway's own host:
-// beside it on its loopback device, or each in a namespace of its own, like pods.
-// There the agent with its short cut from socket to socket is a subject, too.
+// Absolute figures of one machine say little; ratios from one run say what a gateway
+// costs. It measures, and judges nothing, but with -check: then it fails where a ratio
+// of spliceway's has fallen behind those of an earlier run.
 //
 // With -terminate the subjects end the clients' TLS, and the ratios are to nginx
 // (stream module) beside HAProxy and the agent: full and resumed handshakes, bulk,
@@ -25,6 +22,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
@@ -38,39 +36,45 @@ type options struct {
 	nginx          string
 	terminate      bool
 	subjects, only string
+	layouts        string
 	rounds         int
 	duration       time.Duration
 	idle           int
 	quick          bool
-	sameHost       bool
 	backend        string
-	json           string
+	json, docs     string
+	check          string
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.agent, "spliceway", "bin/spliceway", "the agent to measure")
-	flag.StringVar(&o.haproxy, "haproxy", os.Getenv("HAPROXY"), "HAProxy to compare with; default: the one in PATH, if any")
-	flag.StringVar(&o.nginx, "nginx", "", "nginx to compare with by -terminate; default: the one in PATH, if any")
-	flag.StringVar(&o.subjects, "subjects", "", "who is measured, of "+strings.Join(subjectKeys(), ",")+"; default: all, HAProxy if there is one")
+	flag.StringVar(&o.haproxy, "haproxy", os.Getenv("HAPROXY"), "HAProxy to compare with, or several, separated by commas; default: the one in PATH, if any")
+	flag.StringVar(&o.nginx, "nginx", "", "nginx to compare with; default: the one in PATH, if any")
+	flag.StringVar(&o.subjects, "subjects", "", "who is measured, of "+strings.Join(subjectKeys(), ",")+"; default: all that are installed")
+	flag.StringVar(&o.layouts, "layouts", "routed,loopback", "where client and backend are: on hosts of their own (routed), beside the gateway (loopback), or each in a namespace of its host, like pods (namespaces)")
 	flag.StringVar(&o.only, "only", "", "only work whose name has this in it")
 	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds; medians are printed")
-	flag.DurationVar(&o.duration, "duration", 2*time.Second, "of each piece of work")
+	flag.DurationVar(&o.duration, "duration", time.Second, "of each piece of work")
 	flag.IntVar(&o.idle, "idle", 5000, "idle flows whose memory is measured")
 	flag.BoolVar(&o.quick, "quick", false, "one short round: does it all run? The figures are worth little")
-	flag.BoolVar(&o.sameHost, "same-host", false, "measure flows between two processes of the gateway's own host")
 	flag.BoolVar(&o.terminate, "terminate", false, "measure TLS termination, against nginx and HAProxy")
-	flag.StringVar(&o.backend, "backend", "", "for -same-host's own use: be the backend process at this address and port")
+	flag.StringVar(&o.backend, "backend", "", "for its own use: be the backend process at this address and port")
 	flag.StringVar(&o.json, "json", "", "also write every sample to this file")
+	flag.StringVar(&o.docs, "docs", "", "also put the tables between the marks in this Markdown file")
+	flag.StringVar(&o.check, "check", "", "measure spliceway alone, and fail where a ratio is more than 15 % behind those of this file, written by -json")
 	flag.Parse()
 	if o.quick {
 		o.rounds, o.duration, o.idle = 1, 200*time.Millisecond, 200
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	var err error
-	if o.backend != "" {
+	switch {
+	case o.backend != "":
 		err = hostBackend(o.backend)
-	} else {
+	case o.check != "":
+		err = check(ctx, o, os.Stdout)
+	default:
 		err = run(ctx, o, os.Stdout)
 	}
 	stop()
@@ -84,9 +88,6 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	if o.rounds < 1 || o.idle < 1 || o.duration <= 0 {
 		return fmt.Errorf("-rounds %d, -idle %d, -duration %s: each must be more than 0", o.rounds, o.idle, o.duration)
 	}
-	if o.terminate && o.sameHost {
-		return errors.New("-terminate and -same-host: one at a time")
-	}
 	choose := chooseSubjects
 	if o.terminate {
 		choose = terminateSubjects
@@ -97,25 +98,13 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	}
 	todo := works(o)
 	if len(todo) == 0 {
-		return fmt.Errorf("-only %q: no work has this in its name", o.only)
+		return fmt.Errorf("-layouts %q -only %q: there is no such work", o.layouts, o.only)
 	}
-	if err := testenv.CheckPrivileges(); err != nil {
-		return err
-	}
-	if err := raiseOpenFiles(); err != nil {
-		return err
-	}
-	// bbr, the default of some kernels, paces by timers and hides what a
-	// gateway costs.
-	undo, err := testenv.AllowCongestionControl("cubic")
+	r, done, err := begin(ctx, o, subjects)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = undo() }()
-	r := results{Duration: o.duration, IdleFlows: o.idle}
-	if r.StartBusy, r.IdleBusy, err = idleMachine(ctx); err != nil {
-		return err
-	}
+	defer done()
 	if err := r.measure(ctx, o.rounds, todo, subjects); err != nil {
 		return err
 	}
@@ -127,8 +116,44 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	if err := r.checkShortcut(subjects); err != nil {
 		return err
 	}
+	if o.docs != "" {
+		if err := r.updateDocs(o.docs, todo, subjects); err != nil {
+			return err
+		}
+	}
 	r.report(out, todo, subjects)
 	return nil
+}
+
+// begin makes the machine ready and looks at what it is. The caller calls done.
+func begin(ctx context.Context, o options, subjects []subject) (r *results, done func(), err error) {
+	if err := testenv.CheckPrivileges(); err != nil {
+		return nil, nil, err
+	}
+	if err := raiseOpenFiles(); err != nil {
+		return nil, nil, err
+	}
+	r = &results{Date: time.Now().UTC().Truncate(time.Second), Rounds: o.rounds, Duration: o.duration, IdleFlows: o.idle, Quick: o.quick}
+	if r.Machine, err = readMachine(); err != nil {
+		return nil, nil, err
+	}
+	for _, s := range subjects {
+		version, err := s.version()
+		if err != nil {
+			return nil, nil, err
+		}
+		r.Subjects = append(r.Subjects, described{Name: s.name(), Version: version})
+	}
+	// bbr, the default of some kernels, paces by timers and hides what a
+	// gateway costs.
+	undo, err := testenv.AllowCongestionControl("cubic")
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.StartBusy, r.IdleBusy, err = idleMachine(ctx); err != nil {
+		return nil, nil, errors.Join(err, undo())
+	}
+	return r, func() { _ = undo() }, nil
 }
 
 // measure takes turns at each piece of work, so that what a ratio compares is
@@ -140,7 +165,10 @@ func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects
 				continue
 			}
 			for _, s := range subjects {
-				fmt.Fprintf(os.Stderr, "round %d of %d: %s: %s\n", round+1, rounds, w.name, s.name())
+				if !takesPart(s, w) {
+					continue
+				}
+				fmt.Fprintf(os.Stderr, "%s round %d of %d: %s: %s\n", time.Now().Format(time.TimeOnly), round+1, rounds, w.name, s.name())
 				one, err := r.sample(ctx, w, s)
 				if err != nil {
 					return fmt.Errorf("%s: %s: %w", s.name(), w.name, err)
@@ -156,7 +184,7 @@ func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects
 // sample does one piece of work in a network of its own: neither TIME_WAITs nor
 // the heap of what ran before are measured.
 func (r *results) sample(ctx context.Context, w work, s subject) (one sample, err error) {
-	b, err := newBed(ctx, s, w.layout)
+	b, err := newBed(ctx, s, w.layout, r.IdleFlows+1000)
 	if err != nil {
 		return one, err
 	}
@@ -173,13 +201,24 @@ func (r *results) sample(ctx context.Context, w work, s subject) (one sample, er
 	}
 	one.Figures = make(map[string]float64)
 	for i, v := range values {
-		one.Figures[w.figures[i].name] = v
+		if !math.IsNaN(v) {
+			one.Figures[w.figures[i].name] = v
+		}
 	}
 	one.Connections = b.opened.Load()
-	if agent, ok := s.(*spliceway); ok && w.layout.sameHost() {
-		err = one.readLog(ctx, b, agent)
-	} else if ok {
-		one.Engines, err = agent.engines(ctx, b)
+	switch s := s.(type) {
+	case *spliceway:
+		switch {
+		case b.ended():
+		case w.layout.sameHost():
+			err = one.readLog(ctx, b, s)
+		default:
+			one.Engines, err = s.engines(ctx, b)
+		}
+	case *peer:
+		if s.splice && !b.ended() {
+			one.Spliced, err = splicedBytes(b)
+		}
 	}
 	return one, err
 }

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/spliceway/spliceway/testenv"
 )
 
 // memory is what a subject holds, in bytes.
@@ -22,11 +20,11 @@ type memory struct{ process, sockets, maps int64 }
 const idleBefore = 10 * time.Second
 
 // idle opens flows, uses each once and reads what they cost the subject.
-func (b *bed) idle(ctx context.Context, flows int) ([]float64, error) {
+func (b *bed) idle(ctx context.Context, flows int, settle time.Duration) ([]float64, error) {
 	if b.process == nil {
 		return nil, nil
 	}
-	before, err := readMemory(b.process.Pid())
+	before, err := b.memory()
 	if err != nil {
 		return nil, err
 	}
@@ -47,11 +45,11 @@ func (b *bed) idle(ctx context.Context, flows int) ([]float64, error) {
 	}
 	// What a flow costs while it is idle, not what setting it up did.
 	select {
-	case <-time.After(idleBefore):
+	case <-time.After(settle):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	after, err := readMemory(b.process.Pid())
+	after, err := b.memory()
 	if err != nil {
 		return nil, err
 	}
@@ -61,16 +59,25 @@ func (b *bed) idle(ctx context.Context, flows int) ([]float64, error) {
 		float64(before.process) / 1e6, float64(before.maps) / 1e6}, nil
 }
 
-func readMemory(pid int) (memory, error) {
-	process, err := testenv.ReadMemory(pid)
+// memory is that of all of the subject's processes.
+func (b *bed) memory() (memory, error) {
+	process, err := b.gatewayMemory()
 	if err != nil {
 		return memory{}, err
 	}
-	fds, err := openFiles(pid)
+	pids, err := b.gatewayProcesses()
 	if err != nil {
 		return memory{}, err
 	}
-	inUse, err := tcpInUse(pid)
+	var fds descriptors
+	for _, pid := range pids {
+		one, err := openFiles(pid)
+		if err != nil {
+			return memory{}, err
+		}
+		fds.sockets, fds.maps = fds.sockets+one.sockets, fds.maps+one.maps
+	}
+	inUse, err := tcpInUse(b.process.Pid())
 	if err != nil {
 		return memory{}, err
 	}
@@ -80,7 +87,7 @@ func readMemory(pid int) (memory, error) {
 	}
 	// A socket in use may have no descriptor (nobody's any more), and one with a
 	// descriptor may not be in use (bound to keep a port).
-	return memory{process: process.PSS, sockets: max(inUse, fds.sockets) * size, maps: fds.maps}, nil
+	return memory{process: process, sockets: max(inUse, fds.sockets) * size, maps: fds.maps}, nil
 }
 
 // descriptors is what the open files of a process are.

@@ -58,16 +58,15 @@ func TestChooseSubjects(t *testing.T) {
 		o    options
 		want int // subjects; 0: an error
 	}{
-		{options{}, 3},
+		{options{}, 4},
 		{options{subjects: "direct,splice"}, 2},
 		{options{subjects: "packet"}, 1},
 		{options{subjects: "direct,nginx"}, 0},
 		{options{subjects: "haproxy"}, 0},
+		{options{subjects: "squid"}, 0},
 		{options{haproxy: "/no/such/haproxy"}, 0},
-		{options{haproxy: "/proc/self/exe"}, 5},
-		{options{sameHost: true}, 4},
-		{options{sameHost: true, subjects: "direct,sockmap"}, 2},
-		{options{subjects: "direct,sockmap"}, 0},
+		{options{haproxy: "/proc/self/exe"}, 6},
+		{options{subjects: "direct,nginx", nginx: "/proc/self/exe"}, 2},
 	} {
 		got, err := names(tt.o)
 		if (err != nil) != (tt.want == 0) || err == nil && len(got) != tt.want {
@@ -84,7 +83,7 @@ func TestServicesHavePortsOfTheirOwn(t *testing.T) {
 		}
 		by[port] = name
 	}
-	if want := 5 + sessionWorkers; len(services) != want {
+	if want := 7 + sessionWorkers; len(services) != want {
 		t.Errorf("%d services, want %d", len(services), want)
 	}
 }

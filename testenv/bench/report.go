@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -28,26 +30,68 @@ type sample struct {
 	ShortcutBytes int64 `json:"shortcutBytes,omitempty"`
 	// Reasons are how many had which engine_reason in their log line.
 	Reasons map[string]int64 `json:"reasons,omitempty"`
+
+	// Spliced is what a HAProxy that was told to says that it has, in bytes.
+	Spliced int64 `json:"spliced,omitempty"`
+}
+
+// described is a subject's row.
+type described struct {
+	Name    string `json:"name"`
+	Version string `json:"version,omitempty"`
 }
 
 // results is a run.
 type results struct {
+	Date      time.Time     `json:"date"`
+	Machine   machine       `json:"machine"`
+	Quick     bool          `json:"quick,omitempty"` // worth little
+	Rounds    int           `json:"rounds"`
 	Duration  time.Duration `json:"durationNs"`
 	IdleFlows int           `json:"idleFlows"`
 	StartBusy float64       `json:"startBusy"` // CPU seconds per second before the first work, on average
 	IdleBusy  float64       `json:"idleBusy"`  // the least between measurements: taken off their CPU
+	Subjects  []described   `json:"subjects"`
 	Samples   []sample      `json:"samples"`
 }
 
+// write makes one line of each sample: a file that can be compared with the last one.
 func (r *results) write(file string) error {
-	content, err := json.MarshalIndent(r, "", "  ")
+	head := *r
+	head.Samples = nil
+	content, err := json.MarshalIndent(head, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write samples: %w", err)
 	}
-	if err := os.WriteFile(file, append(content, '\n'), 0o644); err != nil {
+	text := bytes.NewBuffer(bytes.TrimSuffix(content, []byte("null\n}")))
+	for i, one := range r.Samples {
+		line, err := json.Marshal(one)
+		if err != nil {
+			return fmt.Errorf("write samples: %w", err)
+		}
+		fmt.Fprintf(text, "%s\n    %s", [...]string{"[", ","}[min(i, 1)], line)
+	}
+	text.WriteString("\n  ]\n}\n")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("write samples: %w", err)
+	}
+	if err := os.WriteFile(file, text.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("write samples: %w", err)
 	}
 	return nil
+}
+
+// readResults reads what write has written.
+func readResults(file string) (*results, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	r := new(results)
+	if err := json.Unmarshal(content, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
 }
 
 // baseOf is whom the others are set against: the direct connection, or who comes first
@@ -64,57 +108,86 @@ func terminates(todo []work) bool {
 }
 
 // values are a figure's, by round.
-func (r *results) values(w work, s subject, f figure) map[int]float64 {
+func (r *results) values(work, subject, figure string) map[int]float64 {
 	v := make(map[int]float64)
 	for _, one := range r.Samples {
-		if one.Work != w.name || one.Subject != s.name() {
+		if one.Work != work || one.Subject != subject {
 			continue
 		}
-		if value, ok := one.Figures[f.name]; ok {
+		if value, ok := one.Figures[figure]; ok {
 			v[one.Round] = value
 		}
 	}
 	return v
 }
 
+// report is a table for each work: a row for each subject.
 func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 	reference := baseOf(todo, subjects)
-	fmt.Fprint(out, "| |")
-	for _, s := range subjects {
-		fmt.Fprintf(out, " %s |", s.name())
+	fmt.Fprintf(out, "%s; %s. Rounds: %d, of %s each.\n\n", r.Date.Format("2 January 2006"), r.Machine, r.Rounds, r.Duration)
+	if r.Quick {
+		fmt.Fprint(out, "**A quick run: the figures are worth little.**\n\n")
 	}
-	fmt.Fprint(out, "\n|---|", strings.Repeat("---|", len(subjects)), "\n")
+	fmt.Fprintf(out, "Versions: %s.\n", r.versions())
 	for _, w := range todo {
-		fmt.Fprintf(out, "| **%s** |%s\n", w.name, strings.Repeat(" |", len(subjects)))
+		fmt.Fprintf(out, "\n**%s**\n\n| |", w.name)
 		for _, f := range w.figures {
-			base := r.values(w, reference, f)
-			fmt.Fprintf(out, "| %s |", f.name)
-			for _, s := range subjects {
-				if s == reference {
-					fmt.Fprintf(out, " %s |", f.cell(base, nil))
-				} else {
-					fmt.Fprintf(out, " %s |", f.cell(r.values(w, s, f), base))
-				}
-			}
-			fmt.Fprintln(out)
+			fmt.Fprintf(out, " %s |", f.name)
+		}
+		fmt.Fprint(out, "\n|---|", strings.Repeat("---|", len(w.figures)), "\n")
+		for _, s := range subjects {
+			r.row(out, w, s, reference)
 		}
 	}
 	switch {
 	case terminates(todo):
 		fmt.Fprintf(out, "\n"+tlsLegend, reference.name())
-	case slices.ContainsFunc(todo, func(w work) bool { return w.layout.sameHost() }):
-		fmt.Fprint(out, "\n", legend, hostLegend)
 	default:
-		fmt.Fprint(out, "\n", legend, relayLegend)
+		fmt.Fprint(out, "\n", legend)
 	}
 	r.engineShares(out, subjects)
 	r.shortcutBytes(out, todo)
+	r.splicedShares(out)
 	r.noise(out)
+}
+
+// row is what a subject has of a work: none, if it has nothing.
+func (r *results) row(out io.Writer, w work, s, reference subject) {
+	var row strings.Builder
+	measured := false
+	for _, f := range w.figures {
+		var base map[int]float64
+		if s != reference {
+			base = r.values(w.name, reference.name(), f.name)
+		}
+		own := r.values(w.name, s.name(), f.name)
+		measured = measured || len(own) > 0
+		fmt.Fprintf(&row, " %s |", f.cell(own, base))
+	}
+	if measured {
+		fmt.Fprintf(out, "| %s |%s\n", s.name(), &row)
+	}
+}
+
+func (r *results) versions() string {
+	var list []string
+	for _, s := range r.Subjects {
+		if s.Version != "" {
+			list = append(list, s.Name+" "+s.Version)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 const legend = `- A cell is the median of the rounds; behind it, the median of the ratios (x) or differences (+) to *direct* in the same round; in brackets
   the least and the greatest round, of the ratios or differences where there are any.
-- CPU is that of the whole system, client and backend included, less the least that the machine has been seen to use between measurements.
+- CPU is that of the whole system, client and backend included, less the least that the machine has been seen to use between measurements. The gateway's CPU is user and
+  system time of its processes alone: what softirqs do for packets, all that the engine packet does, is charged to whom they interrupt.
+- Memory: the process is the PSS of all of the gateway's; a socket is what the kernel's slabs hold for one with empty buffers, its inode and its file; a BPF map is
+  what the kernel says of it. What is there before the first flow (maps with their memory allocated ahead too) is not in the sum.
+- loopback: nothing is measured before each connection has done 50 round trips and 0.3 s of them. Every answer was checked for being the one to its message.
+- The reader's queue is what the kernel accounts to its socket, buffers' overhead included. The memory of the machine is what it has less available, in the
+  later half of the time: whatever else runs there is in it.
 `
 
 const tlsLegend = `- A cell is the median of the rounds; behind it, the median of the ratios (x) to *%s* in the same round; in brackets the least and the
@@ -128,15 +201,6 @@ const tlsLegend = `- A cell is the median of the rounds; behind it, the median o
   machine's processors with the gateway: what comes out per second says less than what a gateway's CPU second does.
 - Memory is the PSS of the gateway's processes, less what it was before the first flow; what the kernel holds for the two sockets of a flow is the same for all.
   What a gateway sets aside once, by its first flows, is in it: the fewer flows, the more of it falls to each.
-`
-
-const relayLegend = `- Memory: the process is its PSS; a socket is what the kernel's slabs hold for one with empty buffers, its inode and its file; a BPF map is
-  what the kernel says of it. What is there before the first flow (maps with their memory allocated ahead too) is not in the sum.
-`
-
-const hostLegend = `- Nothing is measured before each connection has done 50 round trips and 0.3 s of them. Every answer was checked for being the one to its message.
-- The reader's queue is what the kernel accounts to its socket, buffers' overhead included. The memory of the machine is what it has less available, in the
-  later half of the time: whatever else runs there is in it.
 `
 
 // cell is one figure of one subject.
@@ -209,6 +273,22 @@ func share(part, all int64) string {
 		return "none"
 	}
 	return fmt.Sprintf("%.2f %%", math.Floor(float64(part)/float64(all)*1e4)/100)
+}
+
+// splicedShares tells how much went by splice(2) where HAProxy was told to.
+func (r *results) splicedShares(out io.Writer) {
+	for _, s := range r.Subjects {
+		if !strings.HasPrefix(s.Name, "HAProxy") || !strings.HasSuffix(s.Name, "splice") {
+			continue
+		}
+		var bytes int64
+		for _, one := range r.Samples {
+			if one.Subject == s.Name {
+				bytes += one.Spliced
+			}
+		}
+		fmt.Fprintf(out, "- %s: it says that it has spliced %.1f GB.\n", s.Name, float64(bytes)/1e9)
+	}
 }
 
 // noise tells what else was at work, before the run and during it.

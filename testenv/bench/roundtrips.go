@@ -39,7 +39,8 @@ func (b *bed) roundTrips(ctx context.Context, connections int, d time.Duration) 
 		return nil, err
 	}
 	each := slices.Concat(times...)
-	return []float64{e.rate(), micros(percentile(each, 50)), micros(percentile(each, 99)), e.perUnit() * 1e6}, nil
+	return []float64{e.rate(), micros(percentile(each, 50)), micros(percentile(each, 99)), micros(percentile(each, 99.9)),
+		e.perUnit() * 1e6, e.gatewayPerUnit() * 1e6}, nil
 }
 
 // pinned is one connection whose client, backend and gateway share one processor,
@@ -62,7 +63,7 @@ func (b *bed) pinned(_ context.Context, d time.Duration) ([]float64, error) {
 			return err
 		}
 		defer c.Close()
-		if err := b.greet(c, "blocking"); err != nil {
+		if err := b.greet(c, b.hello["blocking"]); err != nil {
 			return err
 		}
 		times, err = echoFor(c, d)

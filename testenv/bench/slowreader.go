@@ -19,6 +19,7 @@ const (
 	slowTick   = 20 * time.Millisecond  // between two reads
 	slowBytes  = 1e6 / (1e9 / slowTick) // of each: 1 MB/s
 	slowBefore = 25                     // looks at the machine's memory before
+	slowLasts  = 5 * time.Second
 )
 
 // slowReader is offered much and reads little of it. It looks at its own queue and at
@@ -58,6 +59,55 @@ func (b *bed) slowReader(ctx context.Context, d time.Duration) ([]float64, error
 	// The later half: by then all that can fill up is full.
 	more := percentile(before, 50) - percentile(during[len(during)/2:], 50)
 	return []float64{float64(greatest) / 1e6, float64(more) / 1e6}, nil
+}
+
+// slowDownload is the same through a gateway on a host of its own: its memory is looked
+// at, too.
+func (b *bed) slowDownload(ctx context.Context, d time.Duration) ([]float64, error) {
+	tick := time.NewTicker(slowTick)
+	defer tick.Stop()
+	var before, during []int64
+	for range slowBefore {
+		var err error
+		if before, err = lookAtMemory(ctx, tick, before); err != nil {
+			return nil, err
+		}
+	}
+	held, err := b.held()
+	if err != nil {
+		return nil, err
+	}
+	// Dialled late: it sends from its first moment on.
+	offered, err := b.dial(ctx, "source", d)
+	if err != nil {
+		return nil, err
+	}
+	defer offered.Close()
+	buf, greatest := make([]byte, slowBytes), 0.0
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		if during, err = lookAtMemory(ctx, tick, during); err != nil {
+			return nil, err
+		}
+		now, err := b.held()
+		if err != nil {
+			return nil, err
+		}
+		greatest = max(greatest, now-held)
+		if _, err := io.ReadFull(offered, buf); err != nil {
+			return nil, err
+		}
+	}
+	more := percentile(before, 50) - percentile(during[len(during)/2:], 50)
+	return []float64{greatest / 1e6, float64(more) / 1e6}, nil
+}
+
+// held is the PSS of the subject's processes in bytes, [nothing] without any.
+func (b *bed) held() (float64, error) {
+	if b.process == nil {
+		return nothing, nil
+	}
+	bytes, err := b.gatewayMemory()
+	return float64(bytes), err
 }
 
 // queued is the memory of what waits in a socket's receive queue, in bytes, as the

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,9 +11,12 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,59 +40,75 @@ func (s *spliceway) name() string {
 	return "spliceway " + s.engine
 }
 
+func (s *spliceway) version() (string, error) { return programVersion(s.path) }
+
 func (s *spliceway) command(b *bed) (testenv.ProcessOptions, error) {
-	var conf bytes.Buffer
-	engine, sockmap := s.engine, "off"
-	switch s.engine {
-	case shortcut:
-		engine, sockmap = "auto", "on"
-	case relay:
-		engine = "auto"
-	}
-	fmt.Fprintf(&conf, "engine: %s\nsockmap: %s\nlisten: [%q]\nlog: {access: %t}\nadmin: {address: %q}\n",
-		engine, sockmap, b.gatewayIP, b.layout.sameHost(), adminAddress)
-	if s.engine != "splice" {
-		pins, err := b.mountBPFFS()
-		if err != nil {
+	if s.engine != "splice" && b.mounted == "" {
+		if err := b.mountBPFFS(); err != nil {
 			return testenv.ProcessOptions{}, err
 		}
-		fmt.Fprintf(&conf, "bpffs: %q\n", pins)
 	}
-	fmt.Fprintln(&conf, "endpoints:")
-	if b.layout.terminates() {
-		endpoint, err := s.terminate(b)
-		if err != nil {
-			return testenv.ProcessOptions{}, err
-		}
-		conf.Write(endpoint)
-		return s.run(b, conf.Bytes())
-	}
-	for name, port := range b.services {
-		fmt.Fprintf(&conf, "- name: %s\n  url: tls://%s:%d\n  upstream: {url: \"tcp://%s:%d\"}\n", name, sni(name), gatewayPort, b.backendIP, port)
-	}
-	return s.run(b, conf.Bytes())
+	file, err := s.configure(b)
+	return testenv.ProcessOptions{Path: s.path, Args: []string{"run", "--config", file}}, err
 }
 
-func (s *spliceway) run(b *bed, conf []byte) (testenv.ProcessOptions, error) {
-	file := filepath.Join(b.dir, "spliceway.yaml")
-	if err := os.WriteFile(file, conf, 0o600); err != nil {
-		return testenv.ProcessOptions{}, err
+func (s *spliceway) configure(b *bed) (file string, err error) {
+	conf, err := b.settings()
+	if err != nil {
+		return "", err
 	}
-	return testenv.ProcessOptions{Path: s.path, Args: []string{"run", "--config", file}}, nil
+	conf.Engine, conf.BPFFS = s.engine, b.mounted
+	switch s.engine {
+	case shortcut:
+		conf.Engine, conf.Sockmap = "auto", true
+	case relay:
+		conf.Engine = "auto"
+	}
+	return conf.write("spliceway.yaml")
+}
+
+func (s *spliceway) reload(ctx context.Context, b *bed) error {
+	if _, err := s.configure(b); err != nil {
+		return err
+	}
+	return signalReload(syscall.SIGHUP)(ctx, b)
+}
+
+// programVersion is the second word that the agent prints: "spliceway VERSION (...)".
+func programVersion(path string) (string, error) {
+	printed, err := exec.Command(path, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s version: %w", path, err)
+	}
+	words := strings.Fields(string(printed))
+	if len(words) < 2 {
+		return "", fmt.Errorf("%s version: it prints %q", path, printed)
+	}
+	return words[1], nil
 }
 
 // mountBPFFS gives the agent a place of its own for pinned state, which is gone
 // with the bed.
-func (b *bed) mountBPFFS() (string, error) {
+func (b *bed) mountBPFFS() error {
 	dir := filepath.Join(b.dir, "bpf")
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		return "", fmt.Errorf("mount a bpffs on %s: %w", dir, err)
+		return fmt.Errorf("mount a bpffs on %s: %w", dir, err)
 	}
 	b.mounted = dir
-	return dir, nil
+	return nil
+}
+
+// admin asks in the gateway's namespace.
+func (b *bed) admin() *http.Client {
+	return &http.Client{Timeout: adminTimeout, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return b.gateway.Dial(ctx, adminAddress)
+		},
+	}}
 }
 
 // engines asks the agent how many connections each engine has carried. One counts
@@ -99,12 +117,7 @@ func (b *bed) mountBPFFS() (string, error) {
 func (s *spliceway) engines(ctx context.Context, b *bed) (map[string]int64, error) {
 	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return b.gateway.Dial(ctx, adminAddress)
-		},
-	}}
+	client := b.admin()
 	var counts map[string]int64
 	err := testenv.Poll(wait, func() (bool, error) {
 		answer, err := client.Get("http://" + adminAddress.String() + "/metrics")

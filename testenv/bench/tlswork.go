@@ -22,7 +22,7 @@ const (
 
 // terminateWorks are for subjects that end the clients' TLS.
 func terminateWorks(o options) []work {
-	handshakeFigures := []figure{{"per CPU second of the gateway", 0, ratio}, {"per second", 0, ratio}}
+	handshakeFigures := []figure{{"per CPU second of the gateway", 0, ratio, unguarded}, perSecond}
 	handshakes := func(what string, l layout, group tls.CurveID) work {
 		return work{
 			name: what + ", " + group.String(), layout: l, figures: handshakeFigures,
@@ -46,7 +46,7 @@ func terminateWorks(o options) []work {
 		}{{"down", askSource}, {"up", askSink}} {
 			all = append(all, work{
 				name: fmt.Sprintf("bulk %s, streams: %d", way.name, streams), layout: terminating,
-				figures: []figure{{"Gbit/s", 1, ratio}, {"CPU s/GB of the gateway", 3, ratio}},
+				figures: []figure{bitRate, {"CPU s/GB of the gateway", 3, ratio, unguarded}},
 				run: func(ctx context.Context, b *bed) ([]float64, error) {
 					return b.bulkTLS(ctx, way.ask, streams, o.duration)
 				},
@@ -56,14 +56,14 @@ func terminateWorks(o options) []work {
 	idle := func(after string, moved int) work {
 		return work{
 			name: fmt.Sprintf("memory, %d idle flows %s", o.idle, after), layout: terminating, once: true,
-			figures: []figure{{"KB per flow", 1, ratio}, {"before the first flow, MB", 1, ratio}},
+			figures: []figure{{"KB per flow", 1, ratio, unguarded}, {"before the first flow, MB", 1, ratio, unguarded}},
 			run:     func(ctx context.Context, b *bed) ([]float64, error) { return b.idleTLS(ctx, o.idle, moved) },
 		}
 	}
 	return append(all,
 		work{
 			name: "200-byte round trips, 50 connections", layout: terminating,
-			figures: []figure{{"per second", 0, ratio}, {"CPU ms of the gateway per 1,000", 1, ratio}},
+			figures: []figure{perSecond, {"CPU ms of the gateway per 1,000", 1, ratio, unguarded}},
 			run:     func(ctx context.Context, b *bed) ([]float64, error) { return b.roundTripsTLS(ctx, 50, o.duration) },
 		},
 		idle("after one round trip", 0),
