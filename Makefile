@@ -15,7 +15,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel conformance chart lint generate check-generated fuzz bench bench-relay bench-terminate clean
+.PHONY: help build demo test test-kernel conformance chart lint generate check-generated fuzz bench bench-peers bench-check bench-terminate peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,8 +75,18 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 bench: ## benchmarks of the hot paths in the process (route table, parser, dial)
 	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
 
-bench-relay: build ## the engines against a direct connection and HAProxy (root; HAPROXY=/path, BENCHFLAGS="-quick")
-	$(GO) run ./testenv/bench $(BENCHFLAGS)
+# HAProxy, nginx and sniproxy are Debian's (apt-get install haproxy nginx libnginx-mod-stream sniproxy); the peers written in Go are built.
+# A quick run says whether it all runs, and leaves docs as they are.
+PEERS := PATH="$(CURDIR)/bin/peers:$$PATH:/usr/sbin"
+bench-peers: build peers ## every engine, a direct connection and the peers side by side, into docs (root; QUICK=1, HAPROXY=/path[,/path], BENCHFLAGS)
+	$(PEERS) $(GO) run ./testenv/bench $(if $(QUICK),-quick -json bin/bench/peers.json,-json docs/benchmarks/peers.json -docs docs/benchmarks.md) $(BENCHFLAGS)
+
+bench-check: build ## fail where a ratio to a direct connection is 15 % behind the run in docs/benchmarks (root; BENCHFLAGS="-only bulk")
+	$(GO) run ./testenv/bench -check docs/benchmarks/peers.json $(BENCHFLAGS)
+
+peers: ## build the peers that are written in Go into bin/peers
+	cd testenv/bench/peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../../../bin/peers/tlsrouter github.com/inetaf/tcpproxy/cmd/tlsrouter
+	cd testenv/bench/peers && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../../bin/peers/caddy ./caddy
 
 bench-terminate: build ## TLS termination against nginx (stream module) and HAProxy (root; BENCHFLAGS="-quick")
 	$(GO) run ./testenv/bench -terminate $(BENCHFLAGS)

@@ -44,7 +44,7 @@ func TestReport(t *testing.T) {
 		{Subject: "spliceway packet", Work: "bulk", Figures: map[string]float64{"Gbit/s": 5, "CPU": 2}, Connections: 1000, Engines: map[string]int64{"packet": 999, "splice": 1}},
 		{Subject: "spliceway packet", Work: "other", Connections: 1, Engines: map[string]int64{"packet": 1}, BusyBefore: quietBusy + 0.01},
 	}}
-	todo := []work{{name: "bulk", figures: []figure{{"Gbit/s", 0, ratio}, {"CPU", 1, ratio}}}}
+	todo := []work{{name: "bulk", figures: []figure{{name: "Gbit/s"}, {name: "CPU", digits: 1}}}}
 	var out bytes.Buffer
 	r.report(&out, todo, []subject{direct{}, packet})
 	const table = `| | direct | spliceway packet |

@@ -35,7 +35,7 @@ func hostPair(t *testing.T) net.Conn {
 		t.Fatal(err)
 	}
 	b := &bed{hello: map[string][]byte{"host": hello}}
-	if err := b.greet(client, "host"); err != nil {
+	if err := b.greet(client, b.hello["host"]); err != nil {
 		t.Fatal(err)
 	}
 	return client

@@ -30,7 +30,9 @@ func splicedBytes(b *bed) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("ask for spliced bytes: %w", err)
 	}
-	n, err := strconv.ParseInt(value(bytes.TrimSpace(page), "TotalSplicedBytesOut:", 0), 10, 64)
+	// It is spelled so in releases up to 3.x.
+	text := bytes.ReplaceAll(page, []byte("Splicded"), []byte("Spliced"))
+	n, err := strconv.ParseInt(value(text, "TotalSplicedBytesOut:", 0), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("ask for spliced bytes: show info: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -95,22 +96,9 @@ func TestOfferedSessions(t *testing.T) {
 	}
 }
 
-func TestOpenSSLOfHAProxy(t *testing.T) {
-	for _, l := range []layout{terminating, resuming} {
-		b := &bed{layout: l, dir: t.TempDir()}
-		env, err := (&haproxy{}).environment(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := slices.Contains(env, "OPENSSL_CONF="+filepath.Join(b.dir, "openssl.cnf")); got != (l == terminating) {
-			t.Errorf("%s: told to offer no sessions: %t", l, got)
-		}
-	}
-}
-
-// TestConfigurationsWithAndWithoutTickets: a full handshake must not be a resumed one
-// by a subject's default, nor the other way round.
-func TestConfigurationsWithAndWithoutTickets(t *testing.T) {
+// terminatingBed has what a subject's configuration needs, and no network.
+func terminatingBed(t *testing.T, l layout) *bed {
+	t.Helper()
 	authority, err := testenv.NewCA()
 	if err != nil {
 		t.Fatal(err)
@@ -119,37 +107,63 @@ func TestConfigurationsWithAndWithoutTickets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	address := netip.MustParseAddr("192.0.2.1")
+	return &bed{layout: l, dir: t.TempDir(), certificate: certificate,
+		place: place{gatewayIP: address, backendIP: address, services: map[string]uint16{tlsService: 1}}}
+}
+
+func TestOpenSSLOfHAProxy(t *testing.T) {
 	for _, l := range []layout{terminating, resuming} {
-		address := netip.MustParseAddr("192.0.2.1")
-		b := &bed{layout: l, dir: t.TempDir(), certificate: certificate,
-			place: place{gatewayIP: address, backendIP: address, services: map[string]uint16{tlsService: 1}}}
-		off := map[string]string{"HAProxy": " no-tls-tickets\n", "spliceway relay": "sessionTickets: false\n"}
-		for name, terminate := range map[string]func(*bed) ([]byte, error){
-			"HAProxy":         (&haproxy{flows: 1}).terminate,
-			"spliceway relay": (&spliceway{}).terminate,
+		b := terminatingBed(t, l)
+		run, err := (&peer{product: haproxy}).command(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(run.Env, "OPENSSL_CONF="+filepath.Join(b.dir, "haproxy-openssl.cnf")); got != (l == terminating) {
+			t.Errorf("%s: told to offer no sessions: %t", l, got)
+		}
+	}
+}
+
+// TestConfigurationsWithAndWithoutTickets: a full handshake must not be a resumed one
+// by a subject's default, nor the other way round.
+func TestConfigurationsWithAndWithoutTickets(t *testing.T) {
+	for _, l := range []layout{terminating, resuming} {
+		for config, off := range map[string]string{
+			"haproxy-terminate.cfg": " no-tls-tickets\n",
+			"nginx-terminate.conf":  "ssl_session_tickets off;",
+			"spliceway.yaml":        "sessionTickets: false\n",
 		} {
-			conf, err := terminate(b)
+			s, err := terminatingBed(t, l).settings()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Contains(string(conf), off[name]); got != (l == terminating) {
-				t.Errorf("%s, %s: tickets are off: %t, in:\n%s", l, name, got, conf)
+			file, err := s.write(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(string(text), off); got != (l == terminating) {
+				t.Errorf("%s, %s: tickets are off: %t, in:\n%s", l, config, got, text)
 			}
 		}
 	}
 }
 
 func TestReportOfTermination(t *testing.T) {
-	peer, agent := &nginx{}, &spliceway{engine: relay}
+	nginx, agent := &peer{title: "nginx"}, &spliceway{engine: relay}
 	r := results{Samples: []sample{
 		{Subject: "nginx", Work: "bulk", Figures: map[string]float64{"CPU": 4}},
 		{Subject: "spliceway relay", Work: "bulk", Figures: map[string]float64{"CPU": 3}, Connections: 2, Engines: map[string]int64{relay: 2}},
 	}}
-	todo := []work{{name: "bulk", layout: terminating, figures: []figure{{"CPU", 1, ratio}}}}
+	todo := []work{{name: "bulk", layout: terminating, figures: []figure{{name: "CPU", digits: 1}}}}
 	var out bytes.Buffer
-	r.report(&out, todo, []subject{peer, agent})
+	r.report(&out, todo, []subject{nginx, agent})
 	for _, want := range []string{
-		"| CPU | 4.0 | 3.0, x0.75 |\n",
+		"| spliceway relay | 3.0, x0.75 |\n",
 		"ratios (x) to *nginx* in the same round",
 		"- spliceway relay: 100.00 % of 2 connections ended as ones of engine relay.\n",
 	} {
