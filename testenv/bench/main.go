@@ -209,7 +209,8 @@ func (r *results) sample(ctx context.Context, w work, s subject) (one sample, er
 	switch s := s.(type) {
 	case *spliceway:
 		switch {
-		case b.ended():
+		case b.ended(): // there is nobody to ask
+			one.Connections = 0
 		case w.layout.sameHost():
 			err = one.readLog(ctx, b, s)
 		default:

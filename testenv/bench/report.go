@@ -259,6 +259,9 @@ func (r *results) engineShares(out io.Writer, subjects []subject) {
 				lacking = append(lacking, one.Work)
 			}
 		}
+		if all == 0 {
+			continue
+		}
 		fmt.Fprintf(out, "- %s: %s of %d connections ended as ones of engine %s", s.name(), share(own, all), all, agent.engine)
 		if lacking != nil {
 			fmt.Fprintf(out, "; not all of them in: %s", strings.Join(lacking, "; "))

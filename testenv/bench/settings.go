@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"text/template"
 
 	"github.com/spliceway/spliceway/testenv"
@@ -135,13 +134,3 @@ func (s *settings) writeCertificate(b *bed) (err error) {
 
 // addedService is the nth that a reload brings.
 func addedService(n int) string { return fmt.Sprintf("added%d", n) }
-
-// configNames are the templates, for whoever lists them.
-func configNames() (names []string) {
-	for _, t := range templates.Templates() {
-		if strings.Contains(t.Name(), ".") {
-			names = append(names, t.Name())
-		}
-	}
-	return slices.Sorted(slices.Values(names))
-}
