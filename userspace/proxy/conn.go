@@ -26,6 +26,7 @@ import (
 // conn is one client connection from accept to its log line.
 type conn struct {
 	snap     *Snapshot
+	turn     *sock.Turn // left before anything that waits
 	client   *sock.Conn
 	upstream *sock.Conn
 	rec      *telemetry.Record
@@ -56,9 +57,10 @@ type held struct {
 	lease    *upstream.Lease
 }
 
-// serve is the life of a connection, top to bottom: each step either goes on or
+// Serve is the life of a connection, top to bottom: each step either goes on or
 // names the outcome that ends it.
-func (c *conn) serve() {
+func (c *conn) Serve(turn *sock.Turn) {
+	c.turn = turn
 	outcome := c.admit()
 	if outcome == telemetry.OutcomeRouted {
 		outcome = c.readProxyHeader()
@@ -223,7 +225,7 @@ func (c *conn) deliver(e *Endpoint) telemetry.Outcome {
 // dial connects to one of the target's servers.
 func (c *conn) dial() telemetry.Outcome {
 	start := time.Now()
-	ctx := c.s.ctx
+	ctx := sock.WithTurn(c.s.ctx, c.turn)
 	if c.target.MatchSegments && c.tls == nil {
 		if n := c.client.MaxSegment(); n > 0 {
 			ctx = sock.WithMaxSegment(ctx, n)

@@ -109,6 +109,7 @@ func (c *conn) await(examine func([]byte) look) telemetry.Outcome {
 		case c.client.HungUp() && n == had:
 			return c.gone(c.client.Err())
 		}
+		c.turn.Leave()
 		if ctx == nil {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithDeadline(c.s.ctx, c.until)

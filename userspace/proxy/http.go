@@ -21,6 +21,7 @@ const engineHTTP = "http"
 
 // requests gives the connection to what serves HTTP.
 func (c *conn) requests() {
+	c.turn.Leave()
 	s := c.s
 	n, err := c.client.NetConn()
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -87,36 +86,28 @@ func ListenOptions(helloTimeout time.Duration, freeBind bool) sock.ListenOptions
 	return o
 }
 
-// acceptBackoff is how long accepting pauses when the machine has run out of
-// something (descriptors, memory), which only the end of a connection mends.
-const acceptBackoff = 50 * time.Millisecond
-
 // Serve accepts from l until l is closed.
 func (s *Server) Serve(l *sock.Listener) {
 	var complained time.Time
-	for {
-		client, err := l.Accept()
-		switch {
-		case errors.Is(err, sock.ErrClosed):
-			return
-		case err != nil:
-			s.metrics.AcceptError()
-			if time.Since(complained) > time.Second {
-				complained = time.Now()
-				s.logger.Error("cannot accept connections", "listener", l.Addr().String(), "error", err, "open", s.Open())
-			}
-			time.Sleep(acceptBackoff)
-			continue
+	l.Serve(s.accepted, func(err error) {
+		s.metrics.AcceptError()
+		if time.Since(complained) > time.Second {
+			complained = time.Now()
+			s.logger.Error("cannot accept connections", "listener", l.Addr().String(), "error", err, "open", s.Open())
 		}
-		c := &conn{held: held{s: s}, snap: s.snapshot.Load(), client: client, from: client.Remote, to: client.Local}
-		c.rec = &telemetry.Record{
-			ID: s.idPrefix + strconv.FormatUint(s.idNext.Add(1), 36), Start: time.Now(),
-			Client: client.Remote, Listener: client.Local,
-		}
-		s.open.Add(1)
-		s.metrics.Accepted()
-		go c.serve()
+	})
+}
+
+// accepted counts a connection, and is told of it before anybody can ask for the count.
+func (s *Server) accepted(client *sock.Conn) sock.Handler {
+	c := &conn{held: held{s: s}, snap: s.snapshot.Load(), client: client, from: client.Remote, to: client.Local}
+	c.rec = &telemetry.Record{
+		ID: s.idPrefix + strconv.FormatUint(s.idNext.Add(1), 36), Start: time.Now(),
+		Client: client.Remote, Listener: client.Local,
 	}
+	s.open.Add(1)
+	s.metrics.Accepted()
+	return c
 }
 
 func (s *Server) leave() {

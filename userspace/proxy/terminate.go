@@ -29,6 +29,7 @@ type Termination struct {
 
 // handshake does TLS with the client, whose hello is still in the socket.
 func (c *conn) handshake(t *Termination) telemetry.Outcome {
+	c.turn.Leave()
 	// RFC 8737: it is alone in its hello.
 	challenge := t.Challenge != nil && slices.Equal(c.rec.ALPN, []string{acme.ALPNProto})
 	config := t.Challenge

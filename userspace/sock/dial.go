@@ -93,11 +93,9 @@ func (c *Conn) connect(ctx context.Context, sa unix.Sockaddr) error {
 	}
 	// A connect to a free port of this host can meet itself (simultaneous
 	// open): nobody is there, whatever the kernel says.
-	local, err := unix.Getsockname(c.fd)
-	if err != nil {
+	if c.Local, err = localAddr(c.fd); err != nil {
 		return fmt.Errorf("getsockname: %w", err)
 	}
-	c.Local = AddrPort(local)
 	if c.Local == c.Remote {
 		return unix.ECONNREFUSED
 	}

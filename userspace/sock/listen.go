@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +40,7 @@ type Listener struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	mu     sync.Mutex // held while Accept uses fd
+	mu     sync.Mutex // held while fd is used
 	at     *waiter    // place in p
 	// filtered: what is accepted may have inherited a filter of the listener's.
 	filtered atomic.Bool
@@ -167,41 +168,155 @@ func (l *Listener) Accept() (*Conn, error) {
 	defer l.mu.Unlock()
 	for {
 		stopped := l.ctx.Err() != nil // asked before the queue is
+		c, err := l.take()
+		switch {
+		case err == nil, errors.Is(err, ErrClosed):
+			return c, err
+		case stopped:
+			return nil, ErrClosed // it is empty, or accepting would not end
+		case !errors.Is(err, unix.EAGAIN):
+			return nil, fmt.Errorf("accept on %s: %w", l.addr, err)
+		}
+		if err := l.p.wait(l.ctx, l.fd, unix.EPOLLIN, &l.at); err != nil && l.ctx.Err() == nil {
+			return nil, err
+		}
+	}
+}
+
+// take accepts a connection that is there, or returns EAGAIN. l.mu is held.
+func (l *Listener) take() (*Conn, error) {
+	for {
 		if l.fd < 0 {
 			return nil, ErrClosed
 		}
-		fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if errors.Is(err, unix.EAGAIN) {
-			if stopped {
-				return nil, ErrClosed
-			}
-			err := l.p.wait(l.ctx, l.fd, unix.EPOLLIN, &l.at)
-			if err != nil && l.ctx.Err() == nil {
-				return nil, err
-			}
-			continue
-		}
+		fd, remote, err := accept(l.fd)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 			continue
-		case err != nil && stopped:
-			return nil, ErrClosed // it would not end
 		case err != nil:
-			return nil, fmt.Errorf("accept on %s: %w", l.addr, err)
+			return nil, err
 		}
 		if l.filtered.Load() {
 			_ = detachFilter(fd)
 		}
-		c := &Conn{Local: l.addr, Remote: AddrPort(sa), fd: fd, p: l.p}
+		c := &Conn{Local: l.addr, Remote: remote, fd: fd, p: l.p}
 		if l.anyIP {
-			local, err := unix.Getsockname(fd)
-			if err != nil {
+			if c.Local, err = localAddr(fd); err != nil {
 				_ = c.Close()
 				continue
 			}
-			c.Local = AddrPort(local)
 		}
 		return c, nil
+	}
+}
+
+// acceptBackoff is how long accepting pauses when the machine has run out of
+// something (descriptors, memory), which only the end of a connection mends.
+const acceptBackoff = 50 * time.Millisecond
+
+// Handler serves one connection. If turn is not nil it runs on the poller's own
+// goroutine, and has to leave that before it waits for anything.
+type Handler interface{ Serve(turn *Turn) }
+
+// Serve has accepted make a Handler for every connection, and that serve it, until Close,
+// or until Stop and the end of the queue: when it returns all of them have been told to
+// accepted, which must not wait. failed is told why accepting pauses for a moment.
+// Accept must not be called beside it.
+func (l *Listener) Serve(accepted func(*Conn) Handler, failed func(error)) {
+	s := &serving{l: l, accepted: accepted, failed: failed}
+	if s.begin() {
+		<-l.ctx.Done()
+	}
+	s.end()
+	// What is left in the queue; or all, if the poller has no room.
+	for {
+		c, err := l.Accept()
+		switch {
+		case errors.Is(err, ErrClosed):
+			return
+		case err != nil:
+			failed(err)
+			time.Sleep(acceptBackoff)
+			continue
+		}
+		go accepted(c).Serve(nil)
+	}
+}
+
+// serving is a listener that the poller serves.
+type serving struct {
+	l        *Listener
+	accepted func(*Conn) Handler
+	failed   func(error)
+	over     bool // no longer; under l.mu
+}
+
+// begin is false if there is nothing to wait for.
+func (s *serving) begin() bool {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	if s.l.fd < 0 {
+		return false
+	}
+	s.l.at = &waiter{serve: s.ready}
+	s.l.p.enter(s.l.fd, s.l.at)
+	return s.watch(unix.EPOLL_CTL_ADD, unix.EPOLLIN) == nil
+}
+
+func (s *serving) end() {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	s.over = true
+	if s.l.fd >= 0 && s.l.at != nil {
+		s.l.p.forget(s.l.fd)
+		s.l.at = nil
+	}
+}
+
+func (s *serving) watch(op int, events uint32) error {
+	return EpollControl(s.l.p.epfd, op, s.l.fd, &unix.EpollEvent{Events: events, Fd: int32(s.l.fd), Pad: s.l.at.gen})
+}
+
+// ready accepts what there is. The last one is served here, those before it beside.
+func (s *serving) ready(t *Turn) {
+	h := s.take()
+	for h != nil {
+		next := s.take()
+		if next == nil {
+			h.Serve(t)
+			return
+		}
+		go h.Serve(nil)
+		h = next
+	}
+}
+
+// take is nil when nothing is there, or to be had for now.
+func (s *serving) take() Handler {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	if s.over {
+		return nil
+	}
+	c, err := s.l.take()
+	switch {
+	case err == nil:
+		return s.accepted(c)
+	case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, ErrClosed):
+		s.failed(fmt.Errorf("accept on %s: %w", s.l.addr, err))
+		if s.watch(unix.EPOLL_CTL_MOD, 0) == nil {
+			time.AfterFunc(acceptBackoff, s.resume)
+		}
+	}
+	return nil
+}
+
+// resume goes on after a pause.
+func (s *serving) resume() {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	if !s.over && s.l.fd >= 0 {
+		_ = s.watch(unix.EPOLL_CTL_MOD, unix.EPOLLIN)
 	}
 }
 

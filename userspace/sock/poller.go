@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -16,14 +16,20 @@ import (
 // ErrClosed is returned by a wait on a closed Poller, Listener or Conn.
 var ErrClosed = errors.New("use of closed socket")
 
-// Poller waits for sockets: one epoll instance, which is itself a descriptor in
-// the Go runtime's poller, so that a wait costs no thread. Make one with
-// NewPoller; it is safe for concurrent use.
+// Poller waits for sockets: one epoll instance, and one goroutine at a time that sleeps
+// in it. That one serves what listeners accept, too, until that has to wait for
+// something: then another takes its turn (see Turn), and so a connection whose hello is
+// there costs no goroutine and wakes no thread. Make one with NewPoller; it is safe for
+// concurrent use.
 type Poller struct {
-	epfd int
-	file *os.File // owns epfd
+	epfd    int
+	eventfd int
+	closed  atomic.Bool
+	ended   chan struct{} // the loop has
 
-	closed atomic.Bool
+	// Of the goroutine whose turn it is.
+	events [128]unix.EpollEvent
+	next   []unix.EpollEvent // of events, not looked at yet
 
 	mu   sync.Mutex
 	byFD map[int]*waiter
@@ -33,56 +39,114 @@ type Poller struct {
 // waiter is one descriptor's place in the poller.
 type waiter struct {
 	ready chan struct{} // capacity 1; spurious wake-ups are allowed
+	serve func(*Turn)   // instead of it
 	gen   int32         // tells it from an older one of the same number
 	hup   atomic.Bool   // the peer has closed, or the connection is broken
 }
 
+// Turn is the poller's loop, for as long as it runs on somebody's goroutine.
+type Turn struct {
+	p    *Poller
+	left bool
+}
+
+// Leave lets another goroutine go on with the loop, once. It is to be called by the
+// goroutine that has been given the turn, before whatever may take long. A nil Turn has
+// been left.
+func (t *Turn) Leave() {
+	if t == nil || t.left {
+		return
+	}
+	t.left = true
+	go t.p.run()
+}
+
+type turnKey struct{}
+
+// WithTurn has t be left by waits that are given the context.
+func WithTurn(ctx context.Context, t *Turn) context.Context {
+	if t == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, turnKey{}, t)
+}
+
+// LeaveTurn leaves the context's turn, if it has one.
+func LeaveTurn(ctx context.Context) {
+	t, _ := ctx.Value(turnKey{}).(*Turn)
+	t.Leave()
+}
+
+// eventToken is the eventfd's place in the poller, which no descriptor has.
+const eventToken = -1
+
 // NewPoller makes a poller and starts its goroutine; Close ends both.
 func NewPoller() (*Poller, error) {
-	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
+	p := &Poller{byFD: make(map[int]*waiter), ended: make(chan struct{})}
+	var err error
+	if p.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("create epoll instance: %w", err)
 	}
-	if err := unix.SetNonblock(epfd, true); err != nil {
-		_ = unix.Close(epfd)
+	if p.eventfd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		_ = unix.Close(p.epfd)
 		return nil, fmt.Errorf("create epoll instance: %w", err)
 	}
-	p := &Poller{epfd: epfd, file: os.NewFile(uintptr(epfd), "epoll"), byFD: make(map[int]*waiter)}
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		_ = p.file.Close()
+	if err = EpollControl(p.epfd, unix.EPOLL_CTL_ADD, p.eventfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: eventToken}); err != nil {
+		_ = unix.Close(p.eventfd)
+		_ = unix.Close(p.epfd)
 		return nil, fmt.Errorf("create epoll instance: %w", err)
 	}
-	go func() {
-		events := make([]unix.EpollEvent, 128)
-		for {
-			var n int
-			// An error means that the file is closed.
-			if err := raw.Read(func(fd uintptr) bool {
-				n, _ = unix.EpollWait(int(fd), events, 0)
-				return n > 0
-			}); err != nil {
-				return
-			}
-			p.wake(events[:n])
-		}
-	}()
+	go p.run()
 	return p, nil
 }
 
-func (p *Poller) wake(events []unix.EpollEvent) {
+// run is the loop, on the goroutine whose turn it is.
+func (p *Poller) run() {
+	turn := &Turn{p: p}
+	for {
+		woken := false
+		for len(p.next) > 0 {
+			ev := p.next[0]
+			p.next = p.next[1:]
+			serve, signalled := p.wake(&ev)
+			woken = woken || signalled
+			if serve == nil {
+				continue
+			}
+			if serve(turn); turn.left {
+				return
+			}
+		}
+		if woken {
+			runtime.Gosched() // who was woken goes first: this goroutine may sleep for long
+		}
+		n, err := unix.EpollWait(p.epfd, p.events[:], -1)
+		if p.closed.Load() || err != nil && !errors.Is(err, unix.EINTR) {
+			close(p.ended)
+			return
+		}
+		p.next = p.events[:max(n, 0)]
+	}
+}
+
+// wake tells whoever waits for the event's descriptor, or returns what serves it.
+func (p *Poller) wake(ev *unix.EpollEvent) (serve func(*Turn), signalled bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := range events {
-		// The number may stand for a younger descriptor by now: its owner
-		// tries, finds nothing and waits again.
-		if w := p.byFD[int(events[i].Fd)]; w != nil && w.gen == events[i].Pad {
-			if events[i].Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-				w.hup.Store(true)
-			}
-			w.signal()
-		}
+	// The number may stand for a younger descriptor by now: its owner tries, finds
+	// nothing and waits again.
+	w := p.byFD[int(ev.Fd)]
+	if w == nil || w.gen != ev.Pad {
+		return nil, false
 	}
+	if w.serve != nil {
+		return w.serve, false
+	}
+	if ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		w.hup.Store(true)
+	}
+	w.signal()
+	return nil, true
 }
 
 func (w *waiter) signal() {
@@ -94,13 +158,29 @@ func (w *waiter) signal() {
 
 // Close ends the poller's goroutine and every wait, with ErrClosed.
 func (p *Poller) Close() error {
-	p.closed.Store(true)
+	if p.closed.Swap(true) {
+		return ErrClosed
+	}
 	p.mu.Lock()
 	for _, w := range p.byFD {
-		w.signal()
+		if w.ready != nil {
+			w.signal()
+		}
 	}
 	p.mu.Unlock()
-	return p.file.Close()
+	one := [8]byte{1}
+	_, _ = unix.Write(p.eventfd, one[:])
+	<-p.ended
+	return errors.Join(unix.Close(p.eventfd), unix.Close(p.epfd))
+}
+
+// enter gives fd a place.
+func (p *Poller) enter(fd int, w *waiter) {
+	p.mu.Lock()
+	p.gen++
+	w.gen = p.gen
+	p.byFD[fd] = w
+	p.mu.Unlock()
 }
 
 // wait blocks until fd has one of events (epoll's), or ctx ends. It may return
@@ -111,18 +191,15 @@ func (p *Poller) wait(ctx context.Context, fd int, events uint32, at **waiter) e
 	if *at == nil {
 		op = unix.EPOLL_CTL_ADD
 		*at = &waiter{ready: make(chan struct{}, 1)}
-		p.mu.Lock()
-		p.gen++
-		(*at).gen = p.gen
-		p.byFD[fd] = *at
-		p.mu.Unlock()
+		p.enter(fd, *at)
 	}
 	w := *at
+	LeaveTurn(ctx)
 	if p.closed.Load() {
 		return ErrClosed
 	}
 	ev := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(fd), Pad: w.gen}
-	if err := unix.EpollCtl(p.epfd, op, fd, &ev); err != nil {
+	if err := EpollControl(p.epfd, op, fd, &ev); err != nil {
 		return fmt.Errorf("wait for socket: %w", err)
 	}
 	select {

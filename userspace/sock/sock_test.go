@@ -455,8 +455,8 @@ func TestAnEventOfAnOlderDescriptorIsNotTheYoungersHangUp(t *testing.T) {
 	if err := c.WaitReadable(ctx, 1); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	hangUp := func(gen int32) []unix.EpollEvent {
-		return []unix.EpollEvent{{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(c.fd), Pad: gen}}
+	hangUp := func(gen int32) *unix.EpollEvent {
+		return &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(c.fd), Pad: gen}
 	}
 	p.wake(hangUp(c.at.gen - 1))
 	if c.HungUp() {

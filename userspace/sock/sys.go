@@ -3,6 +3,8 @@
 package sock
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -72,4 +74,44 @@ func Pending(fd int) int {
 		return 0
 	}
 	return n
+}
+
+// EpollControl is epoll_ctl(2).
+func EpollControl(epfd, op, fd int, ev *unix.EpollEvent) error {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// accept is accept4(2) of a TCP listener. The library's asks each socket for its
+// protocol, to read its address.
+func accept(fd int) (conn int, remote netip.AddrPort, err error) {
+	var sa unix.RawSockaddrInet6 // room for either family's
+	size := uint32(unsafe.Sizeof(sa))
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, netip.AddrPort{}, errno
+	}
+	return int(n), addrPort(&sa), nil
+}
+
+// localAddr is getsockname(2) of a TCP socket.
+func localAddr(fd int) (netip.AddrPort, error) {
+	var sa unix.RawSockaddrInet6
+	size := uint32(unsafe.Sizeof(sa))
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return netip.AddrPort{}, errno
+	}
+	return addrPort(&sa), nil
+}
+
+// addrPort reads what the kernel has written, IPv4 unmapped.
+func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
+	if sa.Family == unix.AF_INET {
+		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), port)
 }

@@ -61,8 +61,8 @@ type Flow struct {
 	// why it is not a faster one. An engine that keeps a flow for long may keep
 	// what it says elsewhere, and give Done another one that says the same.
 	Record *telemetry.Record
-	// Done is called once, on a goroutine of its own, after both sockets are
-	// closed.
+	// Done is called once, after both sockets are closed, by whatever goroutine has
+	// ended the flow: it must not wait for anything.
 	Done func(*telemetry.Record, Result)
 }
 

@@ -44,7 +44,8 @@ type flow struct {
 	look      time.Duration // when the worker looks at the flow again, 0: never
 	deadline  time.Duration // the same, for the heap; owned by worker.mu
 	heapIndex int           // in worker.timers; owned by worker.mu
-	slot      uint32
+	slot, gen uint32        // its token's
+	full      [2]bool       // a side's socket may have refused bytes once
 	idle      time.Duration
 	halfClose time.Duration
 	first     int           // index of the side that closed first, or none
@@ -53,8 +54,10 @@ type flow struct {
 	bothDead  bool          // the other side broke too: nobody is left to hear last words
 	err       error         // why it is dead
 	finished  bool
-	queued    bool // in worker.again
-	done      func(*telemetry.Record, Result)
+	watched   bool                            // by w
+	queued    bool                            // in worker.again
+	done      func(*telemetry.Record, Result) // nil once called
+	result    Result
 	record    *telemetry.Record
 	moved     [2]*atomic.Int64
 }
@@ -182,8 +185,22 @@ func (f *flow) deliver(i int, d *direction, dst int, b []byte) {
 	}
 	f.count(i, d, n)
 	if n < len(b) {
-		d.writable = false
 		d.rest = append(make([]byte, 0, len(b)-n), b[n:]...)
+		f.stuck(i, d)
+	}
+}
+
+// stuck notes that the target of direction i takes no more bytes for now.
+func (f *flow) stuck(i int, d *direction) {
+	d.writable = false
+	if f.full[1-i] {
+		return
+	}
+	f.full[1-i] = true
+	if f.watched {
+		if err := f.w.watch(f, 1-i, unix.EPOLL_CTL_MOD); err != nil {
+			f.broken(1-i, err)
+		}
 	}
 }
 
@@ -209,7 +226,7 @@ func (f *flow) flush(i int, d *direction, dst int) bool {
 		}
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			d.writable = false
+			f.stuck(i, d)
 			return false
 		case err != nil:
 			f.broken(1-i, err)
@@ -352,7 +369,7 @@ func (f *flow) side(s int) telemetry.Side {
 	return telemetry.SideAgent
 }
 
-// finish closes both sockets and reports.
+// finish closes both sockets. unlock reports it.
 func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
 	f.finished = true
 	f.drop(&f.dir[In])
@@ -370,7 +387,19 @@ func (f *flow) finish(end telemetry.End, by telemetry.Side, reset bool) {
 			sock.Abort(fd)
 		}
 	}
-	if f.done != nil {
-		go f.done(f.record, Result{Bytes: [2]int64{f.dir[In].bytes, f.dir[Out].bytes}, End: end, ClosedBy: by, Err: f.err})
+	f.result = Result{Bytes: [2]int64{f.dir[In].bytes, f.dir[Out].bytes}, End: end, ClosedBy: by, Err: f.err}
+}
+
+// unlock gives f.mu back, and reports the flow's end if it has come.
+func (f *flow) unlock() {
+	done := f.done
+	if f.finished {
+		f.done = nil
+	} else {
+		done = nil
+	}
+	f.mu.Unlock()
+	if done != nil {
+		done(f.record, f.result)
 	}
 }

@@ -95,11 +95,12 @@ func (s *Splicer) Start(fl Flow) {
 		if l != nil {
 			// It may have read already what epoll will not tell of again.
 			f.tls[side], f.dir[side].readable = l, true
+			f.full[side] = true // it has answers of its own to send
 			l.Detach(f.fds[side])
 		}
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	defer f.unlock()
 	look := f.idle
 	if look > 0 {
 		look += f.last

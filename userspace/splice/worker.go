@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spliceway/spliceway/userspace/sock"
 )
 
 // worker is one event loop: an epoll instance in which both sockets of each of its
@@ -25,7 +27,7 @@ type worker struct {
 	slots   []slot
 	free    []uint32
 	timers  timers
-	wakeAt  time.Duration // when the loop wakes by itself
+	wakeAt  time.Duration // when the loop wakes by itself; 0 while it is awake
 	stopped bool
 
 	again   []*flow // of the loop alone: their turn was over before their bytes were
@@ -43,8 +45,10 @@ type slot struct {
 const (
 	sideBit   = 1 // of a token's low half: which of the two sockets
 	eventSlot = math.MaxInt32
-	forever   = time.Duration(math.MaxInt64)
-	watched   = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
+	// longestSleep is for how long a loop without flows sleeps: a first one whose time
+	// comes later need not wake it.
+	longestSleep = 10 * time.Second
+	watched      = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
 )
 
 func newWorker(pipes *pipePool, burst int) (*worker, error) {
@@ -80,19 +84,28 @@ func (w *worker) add(f *flow, look time.Duration) error {
 		n = uint32(len(w.slots) - 1)
 	}
 	w.slots[n].f = f
-	gen := w.slots[n].gen
-	f.slot = n
+	f.slot, f.gen = n, w.slots[n].gen
 	f.heapIndex = none
 	w.mu.Unlock()
 	w.lookAgain(f, look)
 	w.flows.Add(1)
-	for side, fd := range f.fds {
-		ev := unix.EpollEvent{Events: watched, Fd: int32(n<<1) | int32(side), Pad: int32(gen)}
-		if err := unix.EpollCtl(w.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	f.watched = true
+	for side := range f.fds {
+		if err := w.watch(f, side, unix.EPOLL_CTL_ADD); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// watch has epoll tell of a side's socket. That it takes bytes again is told only once
+// it has taken none: a new one takes some, and to be told so costs a wake-up.
+func (w *worker) watch(f *flow, side, op int) error {
+	ev := unix.EpollEvent{Events: watched, Fd: int32(f.slot<<1) | int32(side), Pad: int32(f.gen)}
+	if f.full[side] {
+		ev.Events |= unix.EPOLLOUT
+	}
+	return sock.EpollControl(w.epfd, op, f.fds[side], &ev)
 }
 
 // remove takes f's slot back. f.mu is held; closing the sockets ends their watch.
@@ -137,6 +150,7 @@ func (w *worker) run() {
 			return
 		}
 		n, err := unix.EpollWait(w.epfd, events, timeout)
+		w.awake()
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return // the descriptor is gone: stop was called
 		}
@@ -149,7 +163,7 @@ func (w *worker) run() {
 			f.mu.Lock()
 			f.queued = false
 			w.advance(f)
-			f.mu.Unlock()
+			f.unlock()
 		}
 		w.expire()
 	}
@@ -162,16 +176,23 @@ func (w *worker) sleep() (ms int, ok bool) {
 	if w.stopped {
 		return 0, false
 	}
-	w.wakeAt = forever
 	if len(w.again) > 0 {
 		return 0, true
 	}
-	if len(w.timers) == 0 {
-		return -1, true
+	now := w.clock()
+	w.wakeAt = now + longestSleep
+	if len(w.timers) > 0 {
+		w.wakeAt = min(w.wakeAt, w.timers[0].deadline)
 	}
-	w.wakeAt = w.timers[0].deadline
-	wait := w.wakeAt - w.clock()
+	wait := w.wakeAt - now
 	return int(min(max((wait+time.Millisecond-1)/time.Millisecond, 0), math.MaxInt32)), true
+}
+
+// awake says that nobody needs to wake the loop: it looks at the timers before it sleeps.
+func (w *worker) awake() {
+	w.mu.Lock()
+	w.wakeAt = 0
+	w.mu.Unlock()
 }
 
 func (w *worker) handle(ev *unix.EpollEvent) {
@@ -191,7 +212,7 @@ func (w *worker) handle(ev *unix.EpollEvent) {
 		return
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	defer f.unlock()
 	if f.finished {
 		return
 	}
@@ -262,7 +283,7 @@ func (w *worker) expire() {
 		f.mu.Lock()
 		f.look = 0
 		w.advance(f)
-		f.mu.Unlock()
+		f.unlock()
 	}
 }
 
@@ -281,7 +302,7 @@ func (w *worker) each(fn func(*flow)) {
 		if !f.finished {
 			fn(f)
 		}
-		f.mu.Unlock()
+		f.unlock()
 	}
 }
 

@@ -5,6 +5,8 @@ package upstream
 import (
 	"context"
 	"time"
+
+	"github.com/spliceway/spliceway/userspace/sock"
 )
 
 // headStart is the time that the first family has for itself: the Connection
@@ -21,6 +23,7 @@ type raced struct {
 // race connects to first, and to second when first has failed or had its head
 // start. The first to connect wins; the other one is closed before race returns.
 func (p *Pool) race(ctx context.Context, first, second *address, secure Secure, tries []try) (established, *address, []try) {
+	sock.LeaveTurn(ctx)
 	racing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ends := make(chan raced)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/spliceway/spliceway/userspace/sock"
 )
 
 const (
@@ -29,6 +31,7 @@ type lookup struct {
 
 // firstAddresses looks up the name of t and chooses among what it finds.
 func (p *Pool) firstAddresses(ctx context.Context, t *target, client netip.Addr) (first, second *address, err error) {
+	sock.LeaveTurn(ctx)
 	if err := p.resolve(ctx, t); err != nil {
 		return nil, nil, err
 	}
