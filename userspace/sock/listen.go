@@ -277,17 +277,17 @@ func (s *serving) watch(op int, events uint32) error {
 	return EpollControl(s.l.p.epfd, op, s.l.fd, &unix.EpollEvent{Events: events, Fd: int32(s.l.fd), Pad: s.l.at.gen})
 }
 
-// ready accepts what there is. The last one is served here, those before it beside.
-func (s *serving) ready(t *Turn) {
-	h := s.take()
-	for h != nil {
-		next := s.take()
-		if next == nil {
-			h.Serve(t)
+// batch bounds how many connections are accepted before the first of them is served.
+const batch = 64
+
+// ready accepts what there is.
+func (s *serving) ready() {
+	for range batch {
+		h := s.take()
+		if h == nil {
 			return
 		}
-		go h.Serve(nil)
-		h = next
+		s.l.p.waiting = append(s.l.p.waiting, h)
 	}
 }
 

@@ -144,11 +144,13 @@ func (w *worker) poke() {
 // run is the loop. It returns after stop.
 func (w *worker) run() {
 	events := make([]unix.EpollEvent, 256)
+	var pause sock.Pause
 	for {
 		timeout, ok := w.sleep()
 		if !ok {
 			return
 		}
+		pause.Now()
 		n, err := unix.EpollWait(w.epfd, events, timeout)
 		w.awake()
 		if err != nil && !errors.Is(err, unix.EINTR) {
