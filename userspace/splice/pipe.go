@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// pipeSize is what a pipe is asked to hold: enough for the largest burst
-	// that one wake-up finds, little enough to stay in the processor's cache.
-	pipeSize = 256 << 10
+	// pipeSize is what a pipe is asked to hold: the largest that anybody may have
+	// (pipe-max-size). What a burst is moved by costs little more for a large one.
+	pipeSize = 1 << 20
 	// pipesKept is how many empty pipes wait for the next burst.
 	pipesKept = 64
 )
