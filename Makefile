@@ -80,6 +80,7 @@ bench: ## benchmarks of the hot paths in the process (route table, parser, dial)
 PEERS := PATH="$(CURDIR)/bin/peers:$$PATH:/usr/sbin"
 bench-peers: build peers ## every engine, a direct connection and the peers side by side, into docs (root; QUICK=1, HAPROXY=/path[,/path], BENCHFLAGS)
 	$(PEERS) $(GO) run ./testenv/bench $(if $(QUICK),-quick -json bin/bench/peers.json,-json docs/benchmarks/peers.json -docs docs/benchmarks.md) $(BENCHFLAGS)
+	cd testenv/bench/plots && $(GO) run . -in ../../../$(if $(QUICK),bin/bench/peers.json -out ../../../bin/bench/img,docs/benchmarks/peers.json -out ../../../docs/img)
 
 bench-check: build ## fail where a ratio to a direct connection is 15 % behind the run in docs/benchmarks (root; BENCHFLAGS="-only bulk")
 	$(GO) run ./testenv/bench -check docs/benchmarks/peers.json $(BENCHFLAGS)
