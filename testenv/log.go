@@ -54,12 +54,12 @@ func (l *Log) Wait(ctx context.Context, match func(line string) bool) (string, e
 		}
 		next += len(lines)
 		if ended {
-			return "", fmt.Errorf("wait for a line: %w; %s", errLogEnded, l.tail())
+			return "", fmt.Errorf("wait for a line: %w; %s", errLogEnded, l.Tail())
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return "", fmt.Errorf("wait for a line: %w; %s", context.Cause(ctx), l.tail())
+			return "", fmt.Errorf("wait for a line: %w; %s", context.Cause(ctx), l.Tail())
 		}
 	}
 }
@@ -102,8 +102,8 @@ func (l *Log) wake() {
 	l.changed = make(chan struct{})
 }
 
-// tail is the end of the output, for error messages.
-func (l *Log) tail() string {
+// Tail is the end of the output, for error messages.
+func (l *Log) Tail() string {
 	const shown = 10
 	lines := l.Lines()
 	if len(lines) == 0 {

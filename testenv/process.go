@@ -140,7 +140,7 @@ func (p *Process) WaitListening(ctx context.Context, port uint16) error {
 	err := Poll(ctx, func() (bool, error) {
 		select {
 		case <-p.done:
-			return false, fmt.Errorf("it has ended (%v); its output: %s", p.err, p.log.tail())
+			return false, fmt.Errorf("it has ended (%v); its output: %s", p.err, p.log.Tail())
 		default:
 		}
 		for _, table := range []string{"tcp", "tcp6"} {

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"syscall"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/spliceway/spliceway/testenv"
@@ -122,7 +124,7 @@ func (b *bed) output() string {
 	if b.process == nil || b.process.Log().String() == "" {
 		return ""
 	}
-	return "; the subject's output:\n" + b.process.Log().String()
+	return "; of the subject's output " + b.process.Log().Tail()
 }
 
 // close ends the subject first, so that what it pinned is nobody's any more.
@@ -207,9 +209,16 @@ func raiseOpenFiles() error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return fmt.Errorf("read open file limit: %w", err)
 	}
-	l.Cur = l.Max
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("raise open file limit to %d: %w", l.Cur, err)
+	// By package syscall, whose limit is what children start with. Some hold two sockets
+	// and two pipes for a flow: more is asked for than the machine may give.
+	for _, most := range []uint64{max(l.Max, manyFiles), l.Max} {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: most, Max: most}); err == nil {
+			return nil
+		} else if most == l.Max {
+			return fmt.Errorf("raise open file limit to %d: %w", most, err)
+		}
 	}
 	return nil
 }
+
+const manyFiles = 1 << 18

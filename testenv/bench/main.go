@@ -170,8 +170,11 @@ func (r *results) measure(ctx context.Context, rounds int, todo []work, subjects
 				}
 				fmt.Fprintf(os.Stderr, "%s round %d of %d: %s: %s\n", time.Now().Format(time.TimeOnly), round+1, rounds, w.name, s.name())
 				one, err := r.sample(ctx, w, s)
-				if err != nil {
+				if _, ours := s.(*spliceway); err != nil && (ours || s == direct{} || ctx.Err() != nil) {
 					return fmt.Errorf("%s: %s: %w", s.name(), w.name, err)
+				} else if err != nil { // a peer's failure is a result
+					fmt.Fprintf(os.Stderr, "%s: %s: %v\n", s.name(), w.name, err)
+					one = sample{Failed: err.Error()}
 				}
 				one.Round, one.Subject, one.Work = round, s.name(), w.name
 				r.Samples = append(r.Samples, one)

@@ -39,6 +39,9 @@ type product struct {
 	also    []string // further files that it reads
 	// args start it in the foreground with a configuration file.
 	args func(file string, s settings) []string
+	// chatty says that it has a line for every connection, and no way not to: what it
+	// prints is thrown away.
+	chatty bool
 	// terminate is the configuration where it ends the clients' TLS; empty: it cannot.
 	terminate string
 	version   func(path string) (string, error)
@@ -69,7 +72,7 @@ var sniproxy = product{
 }
 
 var tlsrouter = product{
-	program: "tlsrouter", config: "tlsrouter.conf",
+	program: "tlsrouter", config: "tlsrouter.conf", chatty: true,
 	args: func(file string, s settings) []string {
 		return []string{"-conf", file, "-listen", s.Listen.String(), "-hello-timeout", "3s"}
 	},
@@ -93,6 +96,10 @@ func (p *peer) command(b *bed) (testenv.ProcessOptions, error) {
 		return testenv.ProcessOptions{}, err
 	}
 	run := testenv.ProcessOptions{Path: p.path, Args: p.args(file, s), Dir: b.dir}
+	if p.chatty {
+		run.Args = append([]string{"-c", `exec "$0" "$@" >/dev/null 2>&1`, run.Path}, run.Args...)
+		run.Path = "/bin/sh"
+	}
 	if p.program == haproxy.program && b.layout == terminating {
 		cnf, err := s.write("haproxy-openssl.cnf")
 		if err != nil {

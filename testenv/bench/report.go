@@ -31,6 +31,9 @@ type sample struct {
 	// Reasons are how many had which engine_reason in their log line.
 	Reasons map[string]int64 `json:"reasons,omitempty"`
 
+	// Failed is why there are no figures.
+	Failed string `json:"failed,omitempty"`
+
 	// Spliced is what a HAProxy that was told to says that it has, in bytes.
 	Spliced int64 `json:"spliced,omitempty"`
 }
@@ -145,10 +148,21 @@ func (r *results) report(out io.Writer, todo []work, subjects []subject) {
 	default:
 		fmt.Fprint(out, "\n", legend)
 	}
+	r.failures(out)
 	r.engineShares(out, subjects)
 	r.shortcutBytes(out, todo)
 	r.splicedShares(out)
 	r.noise(out)
+}
+
+// failures says what peers did not get through.
+func (r *results) failures(out io.Writer) {
+	for _, one := range r.Samples {
+		if one.Failed != "" {
+			first, _, _ := strings.Cut(one.Failed, "\n")
+			fmt.Fprintf(out, "- %s: %s, round %d: it failed: %s\n", one.Subject, one.Work, one.Round+1, first)
+		}
+	}
 }
 
 // row is what a subject has of a work: none, if it has nothing.

@@ -285,7 +285,7 @@ func (c *conn) refuse(outcome telemetry.Outcome) {
 			// RFC 8446, section 5.1 and 6: a record of type alert (21),
 			// legacy version 3.3, 2 bytes: fatal, description. The send
 			// buffer of a new connection is empty; if not, so be it.
-			_ = c.client.Write(c.s.ctx, []byte{21, 3, 3, 0, 2, 2, description})
+			_ = c.client.Write(sock.WithTurn(c.s.ctx, c.turn), []byte{21, 3, 3, 0, 2, 2, description})
 		}
 	}
 	_ = c.client.CloseGracefully()

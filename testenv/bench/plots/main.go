@@ -6,6 +6,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,30 +16,31 @@ func main() {
 	in := flag.String("in", "", "`FILE` that the benchmark has written (-json)")
 	out := flag.String("out", "", "`DIR` for the SVG files")
 	flag.Parse()
-	if err := write(*in, *out); err != nil {
+	r, err := readRun(*in)
+	if err == nil {
+		err = write(r, *out, os.Stderr)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "plots:", err)
 		os.Exit(1)
 	}
 }
 
-func write(in, out string) error {
-	r, err := readRun(in)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
+// write draws every page, and says which it cannot for want of figures.
+func write(r *run, dir string, missing io.Writer) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for _, p := range pages(r) {
-		if missing := p.missing(r); missing != nil || p.panels == nil {
-			fmt.Fprintf(os.Stderr, "plots: %s is not drawn: not measured: %s\n", p.file, strings.Join(missing, "; "))
+		if works := p.missing(r); works != nil || p.panels == nil {
+			fmt.Fprintf(missing, "plots: %s is not drawn: not measured: %s\n", p.file, strings.Join(works, "; "))
 			continue
 		}
 		svg, err := pageSVG(r, p)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.file, err)
 		}
-		if err := os.WriteFile(filepath.Join(out, p.file), svg, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, p.file), svg, 0o644); err != nil {
 			return err
 		}
 	}
