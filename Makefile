@@ -15,7 +15,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE := $(if $(shell command -v gcc 2>/dev/null),-race,)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel conformance chart lint generate check-generated fuzz bench bench-peers bench-check bench-terminate peers clean
+.PHONY: help build demo test test-kernel conformance chart lint generate check-generated fuzz bench bench-peers bench-check bench-terminate peers plots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ PEERS := PATH="$(CURDIR)/bin/peers:$$PATH:/usr/sbin"
 bench-peers: build peers ## every engine, a direct connection and the peers side by side, into docs (root; QUICK=1, HAPROXY=/path[,/path], BENCHFLAGS)
 	$(PEERS) $(GO) run ./testenv/bench $(if $(QUICK),-quick -json bin/bench/peers.json,-json docs/benchmarks/peers.json -docs docs/benchmarks.md) $(BENCHFLAGS)
 	cd testenv/bench/plots && $(GO) run . -in ../../../$(if $(QUICK),bin/bench/peers.json -out ../../../bin/bench/img,docs/benchmarks/peers.json -out ../../../docs/img)
+
+plots: ## tests of what draws the plots in docs/img
+	cd testenv/bench/plots && CGO_ENABLED=0 $(GO) vet ./... && $(GO) mod tidy -diff && CGO_ENABLED=0 $(GO) test -count=1 ./...
 
 bench-check: build ## fail where a ratio to a direct connection is 15 % behind the run in docs/benchmarks (root; BENCHFLAGS="-only bulk")
 	$(GO) run ./testenv/bench -check docs/benchmarks/peers.json $(BENCHFLAGS)

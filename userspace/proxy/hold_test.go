@@ -32,8 +32,9 @@ const patience = 10 * time.Second
 // connections for.
 type site struct {
 	*Server
-	l    *sock.Listener
-	pool *upstream.Pool
+	l      *sock.Listener
+	poller *sock.Poller
+	pool   *upstream.Pool
 	// engine takes the flows, and closes their sockets at the end of the test.
 	engine keeper
 }
@@ -63,7 +64,7 @@ func newSite(t *testing.T, change func(*Server)) *site {
 		t.Fatal(err)
 	}
 	to := backend.Addr().(*net.TCPAddr).AddrPort()
-	s := &site{l: l, engine: keeper{flows: make(chan splice.Flow, 1)}}
+	s := &site{l: l, poller: p, engine: keeper{flows: make(chan splice.Flow, 1)}}
 	s.pool = upstream.New(upstream.Spec{Targets: []upstream.Target{{Host: to.Addr().String(), Port: to.Port(), Weight: 1}}}, upstream.Options{Dialer: p})
 	s.Server = NewServer(s.snapshot(t), Options{Metrics: telemetry.New(telemetry.BuildInfo{}), Logger: slog.New(slog.DiscardHandler)})
 	if change != nil {
