@@ -19,11 +19,12 @@ const (
 type guarded struct {
 	work, subject string
 	figure        figure
-	before, now   float64 // medians of the rounds
+	before        spread  // over the rounds
+	now           float64 // their median
 }
 
 func (g guarded) String() string {
-	return fmt.Sprintf("%s: %s: %s: %.3f of direct, before %.3f", g.subject, g.work, g.figure.name, g.now, g.before)
+	return fmt.Sprintf("%s: %s: %s: %.3f of direct, before %.3f (%.3f to %.3f)", g.subject, g.work, g.figure.name, g.now, g.before.median, g.before.low, g.before.high)
 }
 
 // same: the same figure of the same subject.
@@ -31,12 +32,12 @@ func (g guarded) same(other guarded) bool {
 	return g.work == other.work && g.subject == other.subject && g.figure == other.figure
 }
 
-// behind: by more than what is tolerated.
+// behind: by more than what is tolerated, and than a round of the earlier run has been.
 func (g guarded) behind() bool {
 	if g.figure.guard == atLeast {
-		return g.now < g.before*(1-tolerance)
+		return g.now < min(g.before.median*(1-tolerance), g.before.low)
 	}
-	return g.now > g.before*(1+tolerance)
+	return g.now > max(g.before.median*(1+tolerance), g.before.high)
 }
 
 // check measures spliceway as an earlier run did, and returns an error where a ratio has
@@ -115,7 +116,7 @@ func guardedRatios(earlier, now *results, todo []work, subjects []subject) (all 
 				before, ok := earlier.ratio(w.name, s.name(), f.name)
 				after, measured := now.ratio(w.name, s.name(), f.name)
 				if ok && measured {
-					all = append(all, guarded{w.name, s.name(), f, before, after})
+					all = append(all, guarded{w.name, s.name(), f, before, after.median})
 				}
 			}
 		}
@@ -123,8 +124,8 @@ func guardedRatios(earlier, now *results, todo []work, subjects []subject) (all 
 	return all
 }
 
-// ratio is the median over the rounds of a figure's ratio to direct's in the same round.
-func (r *results) ratio(work, subject, figure string) (median float64, ok bool) {
+// ratio is a figure's ratio to direct's in the same round, over the rounds.
+func (r *results) ratio(work, subject, figure string) (over spread, ok bool) {
 	base := r.values(work, direct{}.name(), figure)
 	var ratios []float64
 	for round, v := range r.values(work, subject, figure) {
@@ -133,7 +134,7 @@ func (r *results) ratio(work, subject, figure string) (median float64, ok bool) 
 		}
 	}
 	if ratios == nil {
-		return 0, false
+		return spread{}, false
 	}
-	return spreadOf(ratios).median, true
+	return spreadOf(ratios), true
 }

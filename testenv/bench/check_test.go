@@ -8,18 +8,24 @@ import (
 )
 
 func TestBehind(t *testing.T) {
+	steady := func(v float64) spread { return spread{v, v, v} }
 	for _, c := range []struct {
-		name        string
-		guard       guard
-		before, now float64
-		want        bool
+		name   string
+		guard  guard
+		before spread
+		now    float64
+		want   bool
 	}{
-		{"a rate within what is tolerated", atLeast, 1, 0.86, false},
-		{"a rate beyond it", atLeast, 1, 0.84, true},
-		{"a better rate", atLeast, 0.5, 2, false},
-		{"a cost within what is tolerated", atMost, 2, 2.29, false},
-		{"a cost beyond it", atMost, 2, 2.31, true},
-		{"a lower cost", atMost, 2, 0.1, false},
+		{"a rate within what is tolerated", atLeast, steady(1), 0.86, false},
+		{"a rate beyond it", atLeast, steady(1), 0.84, true},
+		{"a rate that a round has had", atLeast, spread{1, 0.7, 1.1}, 0.75, false},
+		{"a rate below all rounds", atLeast, spread{1, 0.7, 1.1}, 0.69, true},
+		{"a better rate", atLeast, steady(0.5), 2, false},
+		{"a cost within what is tolerated", atMost, steady(2), 2.29, false},
+		{"a cost beyond it", atMost, steady(2), 2.31, true},
+		{"a cost that a round has had", atMost, spread{2, 1, 3}, 2.9, false},
+		{"a cost above all rounds", atMost, spread{2, 1, 3}, 3.1, true},
+		{"a lower cost", atMost, steady(2), 0.1, false},
 	} {
 		g := guarded{figure: figure{guard: c.guard}, before: c.before, now: c.now}
 		if got := g.behind(); got != c.want {
@@ -54,7 +60,7 @@ func TestGuardedRatios(t *testing.T) {
 	if len(got) != 1 {
 		t.Fatalf("%d ratios, want the one that both runs have: %v", len(got), got)
 	}
-	if g := got[0]; g.before != 0.8 || g.now != 0.7 || g.subject != "spliceway packet" || g.behind() {
+	if g := got[0]; g.before != (spread{0.8, 0.5, 1}) || g.now != 0.7 || g.subject != "spliceway packet" || g.behind() {
 		t.Errorf("got %v, before %v, now %v", g, g.before, g.now)
 	}
 }

@@ -27,6 +27,7 @@ import (
 type conn struct {
 	snap     *Snapshot
 	turn     *sock.Turn // left before anything that waits
+	nth      int64      // of the connections that were open when it was accepted
 	client   *sock.Conn
 	upstream *sock.Conn
 	rec      *telemetry.Record
@@ -93,7 +94,7 @@ func (c *conn) Serve(turn *sock.Turn) {
 
 // admit applies the limits that need no knowledge of the client.
 func (c *conn) admit() telemetry.Outcome {
-	if n := c.snap.MaxConnections; n > 0 && c.s.open.Load() > int64(n) {
+	if n := c.snap.MaxConnections; n > 0 && c.nth > int64(n) {
 		return c.overLimit(telemetry.LimitMaxConnections)
 	}
 	if !c.s.rate.allow(c.snap.AcceptRate, c.snap.AcceptBurst) {

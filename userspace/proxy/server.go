@@ -105,7 +105,7 @@ func (s *Server) accepted(client *sock.Conn) sock.Handler {
 		ID: s.idPrefix + strconv.FormatUint(s.idNext.Add(1), 36), Start: time.Now(),
 		Client: client.Remote, Listener: client.Local,
 	}
-	s.open.Add(1)
+	c.nth = s.open.Add(1)
 	s.metrics.Accepted()
 	return c
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spliceway/spliceway/testenv"
 	"github.com/spliceway/spliceway/userspace/route"
+	"github.com/spliceway/spliceway/userspace/sock"
 	"github.com/spliceway/spliceway/userspace/splice"
 	"github.com/spliceway/spliceway/userspace/telemetry"
 	"github.com/spliceway/spliceway/userspace/upstream"
@@ -103,5 +104,21 @@ func TestWhoWaitsHoldsNobodyUp(t *testing.T) {
 				t.Fatal("one that waits keeps the next one from being served")
 			}
 		})
+	}
+}
+
+// TestABurstIsLimitedInItsOrder: what is accepted later does not count against what was
+// accepted before it.
+func TestABurstIsLimitedInItsOrder(t *testing.T) {
+	s := newSite(t, func(s *Server) { s.snapshot.Load().MaxConnections = 2 })
+	var burst []*conn
+	for range 3 {
+		burst = append(burst, s.accepted(&sock.Conn{}).(*conn))
+	}
+	for i, want := range []telemetry.Outcome{telemetry.OutcomeRouted, telemetry.OutcomeRouted, telemetry.OutcomeOverLimit} {
+		if got := burst[i].admit(); got != want {
+			t.Errorf("connection %d: got %s, want %s", i+1, got, want)
+		}
+		burst[i].s.leave()
 	}
 }
