@@ -19,7 +19,7 @@ import (
 
 // outputGrace is how long a process that has ended may leave its output open
 // to children of its own.
-const outputGrace = 2 * time.Second
+const outputGrace = 10 * time.Second
 
 // ProcessOptions describes a [Process].
 type ProcessOptions struct {
